@@ -1,0 +1,68 @@
+"""The commands, put together, and the one place where errors become sentences and exit codes."""
+
+import sys
+from typing import NoReturn
+
+import click
+import typer
+
+from camelid import __version__
+from camelid.cli import corpus, dataset, doctor, generate, report, run, tokenizer, train
+from camelid.errors import UserError
+
+app = typer.Typer(
+    name="camelid",
+    help="Open and efficient foundation language models, from raw text to a served model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+app.command("run")(run.run)
+app.add_typer(corpus.app, name="corpus")
+app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(dataset.app, name="dataset")
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> NoReturn:
+    """Runs the command line: 0 done, 2 something the person can mend, 128 + n stopped by signal n."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except click.exceptions.Abort:
+        _fail("stopped", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+    sys.exit(0)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    sys.stderr.write(f"camelid: {sentence}\n")
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Raw dumps become clean documents."""

@@ -1,0 +1,1 @@
+"""Weights and a prompt become text."""

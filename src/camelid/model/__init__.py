@@ -1,0 +1,1 @@
+"""The LLaMA architecture (paper section 2.2), written once."""

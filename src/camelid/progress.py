@@ -1,0 +1,88 @@
+"""How far long work has come: a bar on a terminal, plain lines elsewhere; always on standard error."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Advance = Callable[[int], None]
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None, unit: str) -> Iterator[Advance]:
+    """Shows rate and remaining time of one piece of work.
+
+    Args:
+        total: units of work, or None where it is not known.
+        unit: what is counted, "documents" or "tokens" for example; "bytes" is shown in kB, MB, GB.
+
+    Yields:
+        A function that is told how many units were done since its last call.
+    """
+    start = time.monotonic()
+    with _bar(label, total, unit) if sys.stderr.isatty() else _lines(label, total, unit, start) as advance:
+        yield advance
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as `41 s`, `3 min 20 s` or `5 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_count(count: float, unit: str = "") -> str:
+    """A number with a decimal prefix: `1.25 GB`, `98.3 k tokens`."""
+    is_bytes = unit == "bytes"
+    prefix, scale = next(((p, s) for p, s in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= s), ("", 1))
+    number = f"{count / scale:.3g}" if prefix else f"{count:.4g}"
+    if is_bytes:
+        return f"{number} {prefix}B"
+    return " ".join(part for part in (number, prefix, unit) if part)
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int | None, unit: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, rate="")
+
+        def advance(count: int) -> None:
+            speed = bar.tasks[task].speed
+            bar.update(task, advance=count, rate=f"{format_count(speed, unit)}/s" if speed else "")
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _lines(label: str, total: int | None, unit: str, start: float) -> Iterator[Advance]:
+    done = 0
+    last_line = start
+
+    def write_line(now: float) -> None:
+        rate = done / max(now - start, 1e-9)
+        share = f" of {format_count(total, unit)}" if total else ""
+        left = f", {format_duration((total - done) / rate)} left" if total and rate and done < total else ""
+        text = f"{label}: {format_count(done, unit)}{share}, {format_count(rate, unit)}/s{left}\n"
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+    def advance(count: int) -> None:
+        nonlocal done, last_line
+        done += count
+        now = time.monotonic()
+        if now - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = now
+            write_line(now)
+
+    yield advance
+    write_line(time.monotonic())

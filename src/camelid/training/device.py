@@ -1,0 +1,105 @@
+"""What the machine offers to training: device, type of matrix products, generated code, peak speed."""
+
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from camelid.errors import UserError
+from camelid.training.settings import TrainSettings
+
+_PEAK_MATRIX_DIM = 2048
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The settings that say auto, decided for this machine."""
+
+    device: torch.device
+    compute_dtype: torch.dtype
+    is_compiled: bool
+    num_threads: int
+
+    def autocast(self) -> torch.autocast:
+        """The context of forward passes."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.compute_dtype is torch.bfloat16, cache_enabled=True
+        )
+
+    def describe(self) -> dict[str, str | int | bool]:
+        """What must be equal for a resumed run to give the same bytes."""
+        return {
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else cpu_name(),
+            "compute_dtype": str(self.compute_dtype).removeprefix("torch."),
+            "is_compiled": self.is_compiled,
+            "num_threads": self.num_threads,
+            "torch": torch.__version__,
+        }
+
+
+def choose_execution(settings: TrainSettings) -> Execution:
+    """Decides what the settings leave to the machine.
+
+    Raises:
+        UserError: a GPU or a compiler is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_gpu:
+        raise UserError("train.device is cuda, but torch sees no GPU; set it to auto, or install torch's GPU build")
+    device = torch.device("cuda" if has_gpu and settings.device != "cpu" else "cpu")
+    if settings.compile == "yes" and not has_compiler(device):
+        raise UserError("train.compile is yes, but there is no C++ compiler (g++ or clang++); install one or set auto")
+    is_fast_in_bfloat16 = device.type == "cuda" or multiplies_bfloat16()
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return Execution(
+        device=device,
+        compute_dtype=dtypes[settings.precision]
+        if settings.precision != "auto"
+        else (torch.bfloat16 if is_fast_in_bfloat16 else torch.float32),
+        is_compiled=settings.compile != "no" and has_compiler(device),
+        num_threads=settings.num_threads or num_cores(),
+    )
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (AVX512_BF16, AMX); elsewhere it is slower than float32."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("amx_tile"))
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can generate code: on a CPU it needs a C++ compiler, on a GPU it brings its own."""
+    return device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def measure_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Operations per second of a large square matrix product, the best of several: what utilisation is a share of."""
+    a = torch.randn(_PEAK_MATRIX_DIM, _PEAK_MATRIX_DIM, device=device).to(dtype)
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * _PEAK_MATRIX_DIM**3 / best

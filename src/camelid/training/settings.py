@@ -1,0 +1,87 @@
+"""What a person can set about training; the defaults are the paper's where it gives them (sections 2.2 and 2.3)."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from camelid.settings import Settings
+
+
+class TrainSettings(Settings):
+    """Training on one device."""
+
+    steps: int = Field(gt=0)
+    """Number of optimizer steps."""
+    sequence_length: int = Field(2048, gt=0)
+    """Tokens that the model sees at once."""
+    batch_tokens: int = Field(4_194_304, gt=0)
+    """Tokens of one optimizer step; a multiple of sequence_length."""
+    microbatch_sequences: int = Field(0, ge=0)
+    """Sequences that go through the model at once, 0 for the whole batch; a divisor of the batch's sequences."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """Peak learning rate."""
+    final_learning_rate_share: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the last step as a share of the peak."""
+    warmup_steps: int = Field(2000, ge=0)
+    """Steps over which the learning rate rises to its peak."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's decay rate of the gradient average."""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """AdamW's decay rate of the squared-gradient average."""
+    adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to AdamW's denominator; the paper does not give its own."""
+    weight_decay: float = Field(0.1, ge=0)
+    """AdamW's decay of the matrices, embeddings included."""
+    is_gain_decayed: bool = False
+    """Whether the gains of the norms decay too."""
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the whole gradient; a longer one is scaled down."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU when there is one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of matrix products; auto is bfloat16 where the hardware multiplies it faster than float32."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Whether each layer runs as generated code; auto does so where a compiler is there."""
+    num_threads: int = Field(0, ge=0)
+    """Processor threads, 0 for one per core; the same number gives the same bytes."""
+    held_out_interval: int = Field(500, gt=0)
+    """Steps between two measurements of the held-out loss."""
+    held_out_tokens: int = Field(100_000, gt=0)
+    """Held-out tokens per source that each measurement reads, rounded up to whole documents."""
+    sample_interval: int = Field(1000, gt=0)
+    """Steps between two samples of the model's text."""
+    sample_prompts: tuple[str, ...] = ("",)
+    """Beginnings that the samples continue."""
+    sample_tokens: int = Field(128, gt=0)
+    """Length of a sample in tokens."""
+    checkpoint_interval: int = Field(1000, gt=0)
+    """Steps between two checkpoints."""
+    num_kept_checkpoints: int = Field(2, gt=0)
+    """Latest checkpoints to keep; older ones are deleted once a newer one is safe on disk."""
+    is_data_verified: bool = True
+    """Whether every byte of the dataset is compared with its manifest before the first step."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_tokens % self.sequence_length:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens:,} is not a multiple of sequence_length {self.sequence_length:,}"
+            )
+        if self.batch_sequences % self.microbatch_size:
+            raise ValueError(
+                f"microbatch_sequences {self.microbatch_sequences} does not divide the {self.batch_sequences} sequences "
+                "of a batch"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps:,} must be below steps {self.steps:,}")
+        return self
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences of one optimizer step."""
+        return self.batch_tokens // self.sequence_length
+
+    @property
+    def microbatch_size(self) -> int:
+        """Sequences that go through the model at once."""
+        return self.microbatch_sequences or self.batch_sequences

@@ -1,0 +1,315 @@
+"""The training loop (paper sections 2.3 and 2.4): one file to read from batch to checkpoint."""
+
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camelid import artifact
+from camelid.artifact import Draft, Manifest
+from camelid.checkpoint import native
+from camelid.dataset.loader import Loader
+from camelid.errors import UserError
+from camelid.metrics import MetricsWriter
+from camelid.model.config import ModelConfig
+from camelid.model.initialize import initialize
+from camelid.model.llama import Transformer
+from camelid.planning.shapes import count_parameters, training_flops_per_token
+from camelid.progress import progress
+from camelid.training.device import Execution, choose_execution, measure_peak_flops
+from camelid.training.loss import linear_cross_entropy
+from camelid.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
+from camelid.training.schedule import learning_rate
+from camelid.training.settings import TrainSettings
+from camelid.training.validate import HeldOutLoss, Tokens, choose_documents, measure_held_out
+
+METRICS_NAME = "metrics.jsonl"
+SAMPLES_NAME = "samples.jsonl"
+_CHANGEABLE = ("held_out_interval", "sample_interval")
+
+Sample = Callable[[Transformer], list[dict[str, Any]]]
+"""Called at intervals with the model; what it returns is written to samples.jsonl."""
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT came; the state after `step` steps is on disk."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the trainer reads: batches by step, and held-out documents (bytes, tokens) by source."""
+
+    loader: Loader
+    held_out: Mapping[str, list[tuple[int, Tokens]]]
+    tokenizer: Path
+    facts: Mapping[str, Any]
+
+
+class Trainer:
+    """State of a run: the model, its optimizer, and the number of steps taken, which is the data's position too."""
+
+    def __init__(self, config: ModelConfig, settings: TrainSettings, data: Data, seed: int):
+        self.config = config
+        self.settings = settings
+        self.data = data
+        self.seed = seed
+        self.execution = choose_execution(settings)
+        torch.set_num_threads(self.execution.num_threads)
+        self.model = Transformer(config)
+        initialize(self.model, seed)
+        self.model.to(self.execution.device)
+        if self.execution.is_compiled:
+            for layer in self.model.layers:
+                layer.compile(dynamic=False)
+        self.optimizer = make_optimizer(self.model, settings)
+        self.step = 0
+
+    def take_step(self) -> tuple[Tensor, Tensor]:
+        """One optimizer step.
+
+        Returns:
+            Mean loss in nats per token and norm of the gradient before clipping, scalars on the device.
+        """
+        settings = self.settings
+        batch = torch.from_numpy(self.data.loader.batch(self.step)).long()  # [batch, T + 1]
+        loss = torch.zeros((), device=self.execution.device)
+        for rows in batch.split(settings.microbatch_size):
+            loss += self._accumulate(rows.to(self.execution.device, non_blocking=True))
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
+        set_learning_rate(self.optimizer, learning_rate(self.step, settings))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return loss, norm
+
+    def _accumulate(self, rows: Tensor) -> Tensor:
+        inputs, targets = rows[:, :-1], rows[:, 1:].flatten()
+        with self.execution.autocast():
+            hidden = self.model.hidden_states(inputs).flatten(0, 1)
+            total = linear_cross_entropy(hidden, self.model.output.weight, targets, self.execution.is_compiled)
+        loss = total / self.settings.batch_tokens
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def measure_held_out(self) -> dict[str, HeldOutLoss]:
+        """Held-out loss of each source, over the same documents every time."""
+        return {
+            source: measure_held_out(
+                self.model,
+                documents,
+                execution=self.execution,
+                sequence_length=self.settings.sequence_length,
+                stride=self.settings.sequence_length,
+                batch_size=self.settings.microbatch_size,
+            )
+            for source, documents in self.data.held_out.items()
+        }
+
+    def save(self, directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """Publishes the state as a checkpoint."""
+        native.save_checkpoint(
+            directory,
+            config=self.config,
+            weights=self.model.weights(),
+            optimizer=optimizer_state(self.model, self.optimizer),
+            progress={"step": self.step, "num_tokens": self.step * self.settings.batch_tokens},
+            tokenizer=self.data.tokenizer,
+            settings=settings,
+            inputs=inputs,
+            seed=self.seed,
+            environment=self.execution.describe(),
+        )
+
+    def restore(self, directory: Path) -> None:
+        """Takes up the state of a checkpoint."""
+        self.model.set_weights(native.load_weights(directory, self.config))
+        self.step = native.read_progress(directory)["step"]
+        restore_optimizer(self.model, self.optimizer, native.load_optimizer(directory), self.step)
+
+
+def train(
+    config: ModelConfig,
+    settings: TrainSettings,
+    data: Data,
+    directory: Path,
+    *,
+    seed: int,
+    inputs: Mapping[str, str],
+    sample: Sample | None = None,
+) -> Manifest:
+    """Trains a model and publishes `directory` with its last checkpoints, metrics and samples.
+
+    An interrupted run is taken up from its latest checkpoint and ends in the same bytes as an undisturbed one, on the
+    same processor, number of threads and build of torch.
+
+    Raises:
+        UserError: the begun run has other settings or inputs, or the disk is too full for a checkpoint.
+        Interrupted: SIGTERM or SIGINT; the state was saved first.
+    """
+    recorded = {**settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
+    logs = (METRICS_NAME, SAMPLES_NAME)
+    with artifact.publish(
+        directory, kind="train", settings=recorded, inputs=inputs, seed=seed, logs=logs, is_resumable=True
+    ) as draft:
+        trainer = Trainer(config, settings, data, seed)
+        _take_up(trainer, draft.path, recorded, inputs)
+        _run(trainer, draft, recorded, inputs, sample)
+    return artifact.read_manifest(directory)
+
+
+def _take_up(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    checkpoints = native.list_checkpoints(train_folder)
+    if not checkpoints:
+        return
+    manifest = artifact.verify(checkpoints[-1], native.KIND)
+    difference = artifact.find_difference(manifest, recorded, inputs)
+    if difference:
+        raise UserError(
+            f"{train_folder} was begun otherwise: {difference}; give it the old settings, begin in another folder "
+            "(--out), or replace it (--rebuild)"
+        )
+    trainer.restore(checkpoints[-1])
+    say(f"going on from step {trainer.step:,}")
+    for name, now in trainer.execution.describe().items():
+        before = manifest.produced.get(name)
+        if before != now:
+            say(f"warning: {name} was {before} and is now {now}; the result will differ in the last bits")
+
+
+def _run(
+    trainer: Trainer, draft: Draft, recorded: Mapping[str, Any], inputs: Mapping[str, str], sample: Sample | None
+) -> None:
+    settings, execution = trainer.settings, trainer.execution
+    peak = measure_peak_flops(execution.device, execution.compute_dtype)
+    flops_per_token = training_flops_per_token(trainer.config, settings.sequence_length)
+    held_out: dict[str, HeldOutLoss] = {}
+    final_loss = float("nan")
+    with (
+        MetricsWriter(draft.path / METRICS_NAME, keep_until_step=trainer.step) as metrics,
+        MetricsWriter(draft.path / SAMPLES_NAME, keep_until_step=trainer.step) as samples,
+        _stop_signals() as stop_signal,
+        progress("train", settings.steps * settings.batch_tokens, "tokens") as advance,
+    ):
+        advance(trainer.step * settings.batch_tokens)
+        while trainer.step < settings.steps:
+            rate = learning_rate(trainer.step, settings)
+            start = time.perf_counter()
+            loss, norm = trainer.take_step()
+            final_loss = loss.item()
+            seconds = time.perf_counter() - start
+            speed = settings.batch_tokens / seconds
+            metrics.write(
+                "train",
+                trainer.step,
+                loss=final_loss,
+                learning_rate=rate,
+                grad_norm=norm.item(),
+                num_tokens=trainer.step * settings.batch_tokens,
+                tokens_per_second=speed,
+                flops_per_second=speed * flops_per_token,
+                utilisation=speed * flops_per_token / peak,
+                seconds=seconds,
+            )
+            advance(settings.batch_tokens)
+            is_last = trainer.step == settings.steps
+            if is_last or trainer.step % settings.held_out_interval == 0:
+                held_out = _report_held_out(trainer, metrics)
+            if sample is not None and (is_last or trainer.step % settings.sample_interval == 0):
+                for record in sample(trainer.model):
+                    samples.write("sample", trainer.step, **record)
+            if is_last or stop_signal or trainer.step % settings.checkpoint_interval == 0:
+                _save(trainer, draft.path, recorded, inputs)
+            if stop_signal and not is_last:
+                raise Interrupted(stop_signal[0], trainer.step)
+    draft.environment.update(execution.describe(), cpu=execution.describe()["device"])
+    draft.facts.update(
+        num_parameters=count_parameters(trainer.config),
+        flops_per_token=flops_per_token,
+        num_tokens=settings.steps * settings.batch_tokens,
+        final_loss=final_loss,
+        held_out={
+            source: {"nats_per_token": loss.nats_per_token, "bits_per_byte": loss.bits_per_byte}
+            for source, loss in held_out.items()
+        },
+        **trainer.data.facts,
+    )
+    draft.environment.update(peak_flops_per_second=peak, peak_bytes=_peak_bytes(execution))
+
+
+def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> dict[str, HeldOutLoss]:
+    held_out = trainer.measure_held_out()
+    for source, loss in held_out.items():
+        metrics.write(
+            "held_out",
+            trainer.step,
+            source=source,
+            nats_per_token=loss.nats_per_token,
+            bits_per_byte=loss.bits_per_byte,
+        )
+    return held_out
+
+
+def _save(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    directory = native.checkpoint_path(train_folder, trainer.step)
+    if not directory.exists():
+        _check_space(trainer, train_folder)
+        trainer.save(directory, recorded, inputs)
+    for old in native.list_checkpoints(train_folder)[: -trainer.settings.num_kept_checkpoints]:
+        shutil.rmtree(old)
+
+
+def _check_space(trainer: Trainer, train_folder: Path) -> None:
+    needed = sum(3 * tensor.numel() * tensor.element_size() for tensor in trainer.model.weights().values())
+    free = shutil.disk_usage(train_folder).free
+    if free < needed:
+        raise UserError(
+            f"{train_folder}: the next checkpoint needs {needed:,} bytes and the disk has {free:,} free; make room and "
+            "run the same command again, it goes on from the latest checkpoint"
+        )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second SIGINT is let through."""
+    received: list[int] = []
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        say("stopping after this step; the state will be saved")
+
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _peak_bytes(execution: Execution) -> int:
+    if execution.device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def say(text: str) -> None:
+    """A line about the run, on standard error."""
+    sys.stderr.write(text + os.linesep)
