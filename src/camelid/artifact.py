@@ -6,37 +6,54 @@ it was made from, so any number can be walked back to the raw files.
 """
 
 import contextlib
-import fcntl
+import errno
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 import camelid
 from camelid.errors import UserError
+from camelid.lock import LockedError, take_lock
+from camelid.progress import format_count
 from camelid.settings import Settings
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
-_READ_BYTES = 1 << 20
+
+_LEFTOVERS = (".partial", ".lock")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# safetensors and numpy report a full disk in words only.
+_DISK_FULL_TEXT = re.compile(rf"\(os error ({'|'.join(map(str, _DISK_FULL))})\)|\d+ requested and \d+ written")
+_LONGEST_SHOWN_VALUE = 60
 
 
 @dataclass(frozen=True)
 class StoredFile:
     """Size and content hash of one file of a product."""
 
-    num_bytes: int
-    sha256: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    num_bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a finished product says of itself."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     kind: str
     digest: str
@@ -81,28 +98,27 @@ def publish(
         logs: names of files whose bytes depend on the clock; they stay out of the digest.
 
     Raises:
-        UserError: the product exists already, another process is making it, or the disk is full.
+        UserError: the product exists already, another process is making it, its folder cannot be written, or the
+            disk is full.
     """
-    if directory.exists():
-        raise UserError(f"{directory} exists already; a finished product is never overwritten, name another folder")
-    partial = partial_path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_existing(directory)
     started = time.time()
-    with _locked(directory):
-        if partial.exists() and not is_resumable:
-            shutil.rmtree(partial)
-        partial.mkdir(exist_ok=True)
-        draft = Draft(partial)
+    with _sole_maker(directory):
+        _refuse_existing(directory)  # another process may have finished it before the lock was ours
+        draft = Draft(_open_partial(directory, is_resumable))
         try:
             yield draft
             manifest = _describe(draft, kind, settings, inputs, seed, set(logs), started)
-            write_text_durably(partial / MANIFEST_NAME, encode_manifest(manifest))
-            _sync_tree(partial)
-            partial.rename(directory)
+            write_text_durably(draft.path / MANIFEST_NAME, encode_manifest(manifest))
+            _sync_tree(draft.path)
+            draft.path.rename(directory)
             _sync_path(directory.parent)
-        except BaseException:
+        except BaseException as error:
+            disk_full = _explain_full_disk(error, directory)
             if not is_resumable:
-                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(draft.path, ignore_errors=True)
+            if disk_full:
+                raise UserError(disk_full) from error
             raise
 
 
@@ -122,11 +138,11 @@ def read_manifest(directory: Path, kind: str | None = None) -> Manifest:
         raise UserError(f"{directory} holds a {manifest.kind}, not a {kind}")
     for name, stored in {**manifest.files, **manifest.logs}.items():
         path = directory / name
-        if not path.is_file():
+        num_bytes = _file_size(path)
+        if num_bytes is None:
             raise UserError(
                 f"{path} is missing, though {MANIFEST_NAME} lists it; restore it or build {directory} again"
             )
-        num_bytes = path.stat().st_size
         if num_bytes != stored.num_bytes:
             raise UserError(
                 f"{path} holds {num_bytes:,} bytes, but its manifest says {stored.num_bytes:,} with SHA-256 "
@@ -156,9 +172,13 @@ def find_difference(manifest: Manifest, settings: Settings | Mapping[str, Any], 
     """Says in words how a finished product differs from what is asked for now; empty when it does not."""
     wanted = _plain(settings)
     for path, old, new in _compare(manifest.settings, wanted, ""):
-        return f"{path} was {old} and is now {new}"
+        return f"{path} was {_show(old)} and is now {_show(new)}"
     for name in sorted({*manifest.inputs, *inputs}):
-        if manifest.inputs.get(name) != inputs.get(name):
+        if name not in manifest.inputs:
+            return f"it was made without the input {name!r}"
+        if name not in inputs:
+            return f"it was made with the input {name!r}, which is no longer one"
+        if manifest.inputs[name] != inputs[name]:
             return f"its input {name!r} has changed"
     return ""
 
@@ -177,6 +197,7 @@ def write_text_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    _sync_path(path.parent)
 
 
 def encode_manifest(manifest: Manifest) -> str:
@@ -197,16 +218,72 @@ def _decode_manifest(directory: Path) -> Manifest:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         version = tree.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise UserError(f"{path} is of format {version}; this Camelid reads format {FORMAT_VERSION}")
-        for group in ("files", "logs"):
-            tree[group] = {name: StoredFile(**stored) for name, stored in tree[group].items()}
-        return Manifest(**tree)
+        if version == FORMAT_VERSION:
+            manifest = _manifest_type().validate_python(tree)
+            if unsafe := next((name for name in {**manifest.files, **manifest.logs} if _leaves_folder(name)), None):
+                raise ValueError(f"it lists {unsafe!r}, which is no file below its folder")
+            return manifest
     except FileNotFoundError as error:
         unfinished = " (it was begun and not finished)" if partial_path(directory).exists() else ""
         raise UserError(f"{directory} holds no finished product{unfinished}; build it first") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or build {directory} again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({_first_line(error)}); restore it or build {directory} again") from error
+    raise UserError(f"{path} is of format {version!r}, and this Camelid reads format {FORMAT_VERSION}; build it again")
+
+
+@functools.cache
+def _manifest_type() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _leaves_folder(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or not path.parts
+
+
+def _file_size(path: Path) -> int | None:
+    """Length in bytes of a regular file, or None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+@contextlib.contextmanager
+def _sole_maker(directory: Path) -> Iterator[None]:
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(directory.with_name(directory.name + ".lock"))
+    except OSError as error:
+        reason = f"{(error.strerror or str(error)).lower()}: {error.filename}"
+        raise UserError(f"{directory} cannot be made ({reason}); name another folder") from error
+    except LockedError as error:
+        holder = f" ({error.holder})" if error.holder else ""
+        raise UserError(f"another process{holder} is making {directory}; wait for it or name another folder") from error
+    with lock:
+        yield
+
+
+def _refuse_existing(directory: Path) -> None:
+    if directory.exists():
+        raise UserError(f"{directory} exists already; a finished product is never overwritten, name another folder")
+
+
+def _open_partial(directory: Path, is_resumable: bool) -> Path:
+    partial = partial_path(directory)
+    if partial.exists() and not is_resumable:
+        shutil.rmtree(partial)
+    partial.mkdir(exist_ok=True)
+    # A process that was killed just before the rename left its manifest, which describes itself no longer.
+    (partial / MANIFEST_NAME).unlink(missing_ok=True)
+    return partial
 
 
 def _describe(
@@ -218,12 +295,13 @@ def _describe(
     logs: set[str],
     started: float,
 ) -> Manifest:
+    _remove_leftovers(draft.path)
     stored: dict[str, StoredFile] = {}
     for path in sorted(draft.path.rglob("*")):
         if path.is_file():
             stored[path.relative_to(draft.path).as_posix()] = StoredFile(path.stat().st_size, hash_file(path))
-    is_log: Callable[[str], bool] = lambda name: name in logs or Path(name).name == MANIFEST_NAME  # noqa: E731
-    files = {name: file for name, file in stored.items() if not is_log(name)}
+    log_names = {name for name in stored if name in logs or PurePosixPath(name).name == MANIFEST_NAME}
+    files = {name: file for name, file in stored.items() if name not in log_names}
     return Manifest(
         kind=kind,
         digest=_digest(files),
@@ -232,7 +310,7 @@ def _describe(
         seed=seed,
         facts=draft.facts,
         files=files,
-        logs={name: file for name, file in stored.items() if is_log(name)},
+        logs={name: file for name, file in stored.items() if name in log_names},
         produced={
             "camelid_version": camelid.__version__,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -240,6 +318,32 @@ def _describe(
             **draft.environment,
         },
     )
+
+
+def _remove_leftovers(partial: Path) -> None:
+    """Deletes what a killed process left of products inside this one: their unfinished folders and locks."""
+    for path in sorted(partial.rglob("*")):
+        if path.name.endswith(_LEFTOVERS) and path.exists():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _explain_full_disk(error: BaseException | None, directory: Path) -> str:
+    """The sentence for an error that means a full disk, however deep it was wrapped; empty for any other."""
+    if isinstance(error, UserError):
+        return ""
+    while error is not None:
+        code = getattr(error, "errno", None)
+        if isinstance(error, Exception) and (code in _DISK_FULL or _DISK_FULL_TEXT.search(str(error))):
+            partial = partial_path(directory)
+            written = sum(_file_size(path) or 0 for path in partial.rglob("*"))
+            free = shutil.disk_usage(directory.parent).free
+            reason = os.strerror(code if code in _DISK_FULL else errno.ENOSPC).lower()
+            return (
+                f"{directory} could not be written: {reason} after {format_count(written, 'bytes')} "
+                f"({format_count(free, 'bytes')} free); make room or name a folder on another disk, and run it again"
+            )
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _digest(files: Mapping[str, StoredFile]) -> str:
@@ -253,26 +357,25 @@ def _plain(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+_ABSENT = object()
+
+
 def _compare(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from _compare(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            yield from _compare(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{path}.{key}" if path else key)
+    elif isinstance(old, list) and isinstance(new, list):
+        for index, (before, after) in enumerate(zip_longest(old, new, fillvalue=_ABSENT)):
+            yield from _compare(before, after, f"{path}.{index}")
     elif old != new:
-        yield path, json.dumps(old), json.dumps(new)
+        yield path, old, new
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    path = directory.with_name(directory.name + ".lock")
-    with path.open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is making {directory}; wait for it or name another folder") from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def _show(value: Any) -> str:
+    if value is _ABSENT or value is None:
+        return "absent" if value is _ABSENT else "none"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_SHOWN_VALUE else text[: _LONGEST_SHOWN_VALUE - 3] + "..."
 
 
 def _sync_tree(directory: Path) -> None:

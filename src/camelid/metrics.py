@@ -6,6 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from camelid.artifact import write_text_durably
+from camelid.errors import UserError
+
 Record = dict[str, Any]
 
 
@@ -13,17 +16,23 @@ class MetricsWriter:
     """Appends records to a file; each line is flushed, so that a killed process loses at most the line it was in.
 
     Args:
-        keep_until_step: records of later steps, and a line cut in half, are removed first; a resumed run writes
-            them again.
+        keep_until_step: records of later steps are removed first; a resumed run writes them again. None keeps all. A
+            line that was cut in half is removed in any case.
+
+    Raises:
+        UserError: the file has a damaged line.
     """
 
     def __init__(self, path: Path, keep_until_step: int | None = None):
-        if keep_until_step is not None and path.exists():
-            kept = [record for record in read_metrics(path) if record["step"] <= keep_until_step]
-            path.write_text("".join(_encode(record) for record in kept), encoding="utf-8")
+        if path.exists():
+            kept = [r for r in read_metrics(path) if keep_until_step is None or r["step"] <= keep_until_step]
+            text = "".join(_encode(record) for record in kept)
+            if len(text.encode()) != path.stat().st_size:
+                write_text_durably(path, text)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, **values: Any) -> None:
+        """Appends one record; `kind` says what was measured, "train" or "held_out" for example."""
         self._file.write(_encode({"kind": kind, "step": step, **values}))
         self._file.flush()
 
@@ -37,15 +46,29 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Iterator[Record]:
-    """Yields the records of one kind, or all; a last line that a killed process left unfinished is passed over."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
+    """Yields the records of one kind, or all; a last line that a killed process left unfinished is passed over.
+
+    Raises:
+        UserError: a line is not a record.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
                 return
-            record: Record = json.loads(line)
+            record = _decode(line, f"{path}, line {number}")
             if kind is None or record["kind"] == kind:
                 yield record
 
 
 def _encode(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _decode(line: bytes, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is damaged ({error}); restore the file or delete the line") from error
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str) or type(record.get("step")) is not int:
+        raise UserError(f"{where} is not a record with kind and step; restore the file or delete the line")
+    return record

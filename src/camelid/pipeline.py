@@ -221,9 +221,7 @@ def _build_evaluation(run: Run, inputs: dict[str, str]) -> Manifest:
 def _build_report(run: Run, inputs: dict[str, str]) -> Manifest:
     from camelid.report.page import build_report
 
-    return build_report(
-        run.directory, run.path("report"), run.recipe.report, inputs=inputs, seed=run.recipe.seed
-    )
+    return build_report(run.directory, run.path("report"), run.recipe.report, inputs=inputs, seed=run.recipe.seed)
 
 
 def _inputs_from(*stages: str) -> Callable[[Run], dict[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 Advance = Callable[[int], None]
 
 _SECONDS_BETWEEN_LINES = 10.0
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 @contextlib.contextmanager
@@ -38,13 +39,15 @@ def format_duration(seconds: float) -> str:
 
 
 def format_count(count: float, unit: str = "") -> str:
-    """A number with a decimal prefix: `1.25 GB`, `98.3 k tokens`."""
-    is_bytes = unit == "bytes"
-    prefix, scale = next(((p, s) for p, s in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= s), ("", 1))
-    number = f"{count / scale:.3g}" if prefix else f"{count:.4g}"
-    if is_bytes:
-        return f"{number} {prefix}B"
-    return " ".join(part for part in (number, prefix, unit) if part)
+    """A number of three digits with a decimal prefix: `1.25 GB`, `98.3 k tokens`."""
+    number = float(f"{count:.3g}")  # rounded first: 999,999 is 1 M and not 1000 k
+    prefixes = iter(_PREFIXES)
+    prefix = next(prefixes)
+    while abs(number) >= 1000 and (larger := next(prefixes, None)) is not None:
+        number, prefix = number / 1000, larger
+    if unit == "bytes":
+        return f"{number:.3g} {prefix}B"
+    return " ".join(part for part in (f"{number:.3g}", prefix, unit) if part)
 
 
 @contextlib.contextmanager

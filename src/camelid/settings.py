@@ -5,10 +5,11 @@ model does not know is refused with the nearest name that it does know.
 """
 
 import difflib
+import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,41 @@ from camelid.errors import UserError
 
 SettingsType = TypeVar("SettingsType", bound="Settings")
 Tree = dict[str, Any]
+Location = tuple[int | str, ...]
+
+_LONGEST_SHOWN_VALUE = 60
+
+# What pydantic's types of error ask for; names in braces are those of pydantic's context.
+_EXPECTATIONS = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "enum": "{expected}",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_attributes_type": "a table",
+    "model_type": "a table",
+    "multiple_of": "a multiple of {multiple_of}",
+    "path_type": "a path",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_long": "text of at most {max_length} characters",
+    "string_too_short": "text of at least {min_length} characters",
+    "string_type": "text",
+    "too_long": "a list of at most {max_length}",
+    "too_short": "a list of at least {min_length}",
+    "tuple_type": "a list",
+}
 
 
 class Settings(BaseModel):
@@ -27,20 +63,24 @@ class Settings(BaseModel):
 
 
 def read_toml(path: Path) -> Tree:
-    """Reads a TOML file.
+    """Reads a TOML file; dates become text, as no setting is one.
 
     Raises:
-        UserError: the file is missing, is not UTF-8 or is not TOML.
+        UserError: the file is missing, cannot be read, is not UTF-8 or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _copy_tree(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder; name a TOML file") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise UserError(f"{path} is not a settings file: its brackets are nested too deeply") from error
+    except ValueError as error:  # not TOML, or an integer of thousands of digits, which Python refuses
         raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -51,14 +91,14 @@ def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:
     in the path is a place in a list: `corpus.sources.0.path=books`.
 
     Raises:
-        UserError: an override has no `=`, or walks through something that is not a table.
+        UserError: an override has no `=`, names no key, or walks through something that is not a table.
     """
     result = _copy_tree(tree)
     for override in overrides:
         path, separator, text = override.partition("=")
-        if not separator or not path.strip():
+        keys = [key.strip() for key in path.split(".")]
+        if not separator or not all(keys):
             raise UserError(f"--set {override!r} is not of the form section.key=value")
-        keys = path.strip().split(".")
         node: Any = result
         for position, key in enumerate(keys[:-1]):
             node = _descend(node, key, ".".join(keys[: position + 1]), override)
@@ -70,24 +110,38 @@ def validate(model: type[SettingsType], tree: Tree, where: str) -> SettingsType:
     """Builds `model` from `tree`; `where` names the file in messages.
 
     Raises:
-        UserError: one sentence on the first thing that is wrong, with the nearest right name for an unknown key.
+        UserError: one sentence on what is wrong, with the nearest right name for an unknown key.
     """
     try:
-        return model.model_validate(tree)
+        # As JSON and strictly: a list may become a tuple and text a path, but `true` is no number and "3" neither.
+        return model.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(model, error)}") from error
 
 
-def _copy_tree(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy_tree(item) for key, item in value.items()}
-    return [_copy_tree(item) for item in value] if isinstance(value, list) else value
+def union_members(annotation: Any) -> list[Any]:
+    """The alternatives of a union without None, or the annotation alone."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return union_members(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        alternatives = [item for item in typing.get_args(annotation) if item is not type(None)]
+        return [member for item in alternatives for member in union_members(item)]
+    return [annotation]
+
+
+def is_settings(annotation: Any) -> bool:
+    """Whether an annotation is a settings model."""
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def _copy_tree(tree: Tree) -> Tree:
+    copy: Tree = json.loads(json.dumps(tree, default=str))
+    return copy
 
 
 def _descend(node: Any, key: str, path: str, override: str) -> Any:
-    if isinstance(node, list):
-        return node[_list_index(node, key, override)]
-    child = node.setdefault(key, {})
+    child = node[_list_index(node, key, override)] if isinstance(node, list) else node.setdefault(key, {})
     if not isinstance(child, dict | list):
         raise UserError(f"--set {override!r}: {path} is a value and has no keys below it")
     return child
@@ -101,58 +155,113 @@ def _assign(node: Any, key: str, value: Any, override: str) -> None:
 
 
 def _list_index(items: list[Any], key: str, override: str) -> int:
-    if not key.isdecimal() or int(key) >= len(items):
+    if not (key.isascii() and key.isdecimal()) or int(key[:18]) >= len(items):
         raise UserError(f"--set {override!r}: {key!r} is not a place in a list of {len(items)} (they count from 0)")
     return int(key)
 
 
 def _parse_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    # A line break in the text would let it set more than one key.
+    return parsed["value"] if parsed.keys() == {"value"} else text
 
 
 def _explain(model: type[Settings], error: ValidationError) -> str:
+    """One sentence: what is wrong first of all, and where else something is."""
     # An unknown key usually explains the other errors, so it is told first.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    paths = [_locate(model, problem["loc"])[0] for problem in problems]
+    first = problems[0]
+    suggestion = ""
+    if first["type"] == "extra_forbidden":
+        suggestion, advice = _suggest(model, first["loc"])
+        message = f"unknown key {paths[0]!r}; {advice}"
+    else:
+        here = [problem for problem, path in zip(problems, paths, strict=True) if path == paths[0]]
+        message = _say_problem(paths[0], here)
+    others = [path for path in dict.fromkeys(paths[1:]) if path not in {"", paths[0], suggestion}]
+    return f"{message}; also wrong: {', '.join(others)}" if others else message
+
+
+def _say_problem(path: str, problems: Sequence[Any]) -> str:
+    """What is wrong at one place; several problems there are those of a union's members."""
     problem = problems[0]
-    location = problem["loc"]
-    # A dot must not part "sources.0" from its union tag: pydantic puts tags of discriminated unions in the location.
-    path = ".".join(str(part) for part in location) or model.__name__
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        advice = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(sorted(known))}"
-        return f"unknown key {path!r}; {advice}"
+    context = problem.get("ctx", {})
     if problem["type"] == "missing":
         return f"{path} is missing; add it"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}" if location else message
+    if problem["type"].startswith("union_tag"):
+        key = f"{path}.{context['discriminator'].strip(chr(39))}".lstrip(".")
+        if problem["type"] == "union_tag_not_found":
+            return f"{key} is missing; add it"
+        return f"{key} must be one of {context['expected_tags']}, not {context['tag']!r}"
+    expectations = [_EXPECTATIONS[p["type"]].format(**p.get("ctx", {})) for p in problems if p["type"] in _EXPECTATIONS]
+    subject = path or "it"
+    if expectations:
+        return f"{subject} must be {' or '.join(dict.fromkeys(expectations))}, not {_show(problem['input'])}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return f"{path}: {message[:1].lower()}{message[1:]}" if path else message
 
 
-def _known_keys(model: type[Settings], location: tuple[int | str, ...]) -> list[str]:
-    """Names that are allowed at `location`, following fields, lists and unions of settings models."""
-    models: list[type[Settings]] = [model]
+def _show(value: Any) -> str:
+    if isinstance(value, dict) and value:
+        return "a table"
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_SHOWN_VALUE else text[: _LONGEST_SHOWN_VALUE - 3] + "..."
+
+
+def _suggest(model: type[Settings], location: Location) -> tuple[str, str]:
+    """The path that an unknown key stands for, empty where none is near, and the advice in words."""
+    name = str(location[-1])
+    parent, models = _locate(model, location[:-1])
+    known = sorted({known for found in models for known in found.model_fields})
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if nearest:
+        return f"{parent}.{nearest[0]}".lstrip("."), f"did you mean {nearest[0]!r}?"
+    elsewhere = next(_find_key(model, name, ""), "")
+    if elsewhere:
+        return elsewhere, f"did you mean {elsewhere!r}?"
+    return "", f"known are {', '.join(known)}"
+
+
+def _locate(model: type[Settings], location: Location) -> tuple[str, list[type[Settings]]]:
+    """The dotted path of a pydantic location without its union tags, and the settings models at its end."""
+    keys: list[str] = []
+    annotation: Any = model
     for part in location:
-        if isinstance(part, int):
+        members = union_members(annotation)
+        if len(members) > 1:  # pydantic puts the tag or the name of the union's member in the location
+            tagged = [member for member in members if _is_tagged(member, part)]
+            annotation = tagged[0] if len(tagged) == 1 else None
             continue
-        below = [found for parent in models for found in _models_in_field(parent, part)]
-        models = below or models
-    return sorted({name for parent in models for name in parent.model_fields})
+        only = members[0]
+        if is_settings(only):
+            keys.append(str(part))
+            field = only.model_fields.get(part)
+            annotation = field.annotation if field else None
+        elif typing.get_origin(only) in (dict, list, tuple, set, frozenset):
+            keys.append(str(part))
+            annotation = next((item for item in reversed(typing.get_args(only)) if item is not Ellipsis), None)
+        # Anything else is the tag of a union inside a field that was not found, or names a validator.
+    return ".".join(keys), [member for member in union_members(annotation) if is_settings(member)]
 
 
-def _models_in_field(model: type[Settings], name: str) -> list[type[Settings]]:
-    field = model.model_fields.get(name)
-    if field is None:
-        return [model] if any(name == f.default for f in model.model_fields.values()) else []
-    return list(_models_in_annotation(field.annotation))
+def _is_tagged(member: Any, tag: int | str) -> bool:
+    """Whether a union's member is the one that pydantic calls `tag`: by class name or by its discriminator."""
+    if not is_settings(member):
+        return False
+    literals = (typing.get_args(field.annotation) for field in member.model_fields.values() if field.annotation)
+    return tag == member.__name__ or any(tag in values for values in literals)
 
 
-def _models_in_annotation(annotation: Any) -> Iterable[type[Settings]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        if issubclass(annotation, Settings):
-            yield annotation
-        return
-    for argument in typing.get_args(annotation):
-        yield from _models_in_annotation(argument)
+def _find_key(annotation: Any, name: str, path: str) -> Iterator[str]:
+    """Dotted paths of the fields of that name, wherever they are below a settings model."""
+    for member in union_members(annotation):
+        if is_settings(member):
+            for field_name, field in member.model_fields.items():
+                below = f"{path}.{field_name}".lstrip(".")
+                if field_name == name:
+                    yield below
+                yield from _find_key(field.annotation, name, below)

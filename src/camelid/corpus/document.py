@@ -1,10 +1,12 @@
 """The unit of a corpus, and the Parquet files that hold it."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,21 +14,25 @@ import pyarrow.parquet as pq
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
+_ROWS_PER_GROUP = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """One text, with the way back to the raw record that it came from."""
 
     id: str
-    """First 16 bytes of SHA-256 over source, path and offset, in hexadecimal."""
+    """First 16 bytes of SHA-256 over source, path, offset and part, in hexadecimal."""
     text: str
     source: str
-    """Name of the source in the recipe; mixture weights and held-out losses go by it."""
+    """Name of the source in the recipe; mixture shares and held-out losses go by it."""
     url: str
     path: str
     """The raw file, relative to its source's folder; a member of an archive follows a `!`."""
     offset: int
-    """Place of the record in the raw file: line or row number, or 0 where the file is one record."""
+    """Number of the record in the raw file, from 0."""
+    part: int = 0
+    """Which piece of a record that was too long for one document, from 0."""
     title: str | None = None
     licence: str | None = None
     language: str | None = None
@@ -40,6 +46,7 @@ SCHEMA = pa.schema(
         pa.field("url", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
+        pa.field("part", pa.int64(), nullable=False),
         pa.field("title", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("language", pa.string()),
@@ -47,20 +54,42 @@ SCHEMA = pa.schema(
 )
 
 
-def make_id(source: str, path: str, offset: int) -> str:
-    """The identity of a raw record: the same in every build, whatever happens to its text."""
-    return hashlib.sha256(f"{source}\0{path}\0{offset}".encode()).hexdigest()[:32]
+def make_id(source: str, path: str, offset: int, part: int = 0) -> str:
+    """The identity of a raw record or a part of it: the same in every build, whatever happens to its text."""
+    return hashlib.sha256(f"{source}\0{path}\0{offset}\0{part}".encode()).hexdigest()[:32]
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> None:
     """Writes one zstd Parquet file; the same documents give the same bytes."""
-    rows = [{name: getattr(document, name) for name in SCHEMA.names} for document in documents]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd", row_group_size=1024)
+    write_rows(path, ({name: getattr(document, name) for name in SCHEMA.names} for document in documents), SCHEMA)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    """Writes rows as zstd Parquet, a row group at a time."""
+    iterator = iter(rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := list(islice(iterator, _ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def read_documents(corpus: Path, split: Split) -> Iterator[Document]:
     """Yields the documents of one split of a finished corpus in their stored order."""
     for path in sorted(corpus.glob(f"{split}-*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+        yield from read_document_file(path)
+
+
+def read_document_file(path: Path) -> Iterator[Document]:
+    """Yields the documents of one Parquet file."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP):
             for row in batch.to_pylist():
                 yield Document(**row)
+
+
+def count_documents(corpus: Path, split: Split) -> dict[str, int]:
+    """Number of documents of one split of a finished corpus by source, sources sorted by name; reads no texts."""
+    counts: Counter[str] = Counter()
+    for path in corpus.glob(f"{split}-*.parquet"):
+        for batch in pq.ParquetFile(path).iter_batches(columns=["source"]):
+            counts.update(batch.column("source").to_pylist())
+    return dict(sorted(counts.items()))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_POSITIONS = 256
+CHUNK_POSITIONS = 512
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, is_compiled: bool = False) -> Tensor:

@@ -1,0 +1,166 @@
+"""Any folder of text files, JSON lines and Parquet, plain or compressed, also inside tar archives."""
+
+import contextlib
+import gzip
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from camelid.corpus.settings import FolderSource
+from camelid.corpus.sources.record import RawRecord, Unreadable, decode
+
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+_COMPRESSED = (".gz", ".zst")
+_READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
+
+Found = Iterator[RawRecord | Unreadable]
+
+
+def list_files(folder: Path) -> list[str]:
+    """All regular files below a folder by relative path, sorted; hidden ones and linked folders are left out."""
+    found = []
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            found.append(relative.as_posix())
+    return sorted(found)
+
+
+def read_file(source: FolderSource, root: Path, path: str) -> Found:
+    """The records of one file; what cannot be read is yielded as such, and the rest is kept."""
+    if path.endswith(_ARCHIVES):
+        yield from _read_archive(source, root, path)
+        return
+    if path.endswith(".parquet"):
+        yield from _read_parquet(source, root / path, path)
+        return
+    with (root / path).open("rb") as file:
+        yield from _read_stream(source, file, path)
+
+
+def _read_stream(source: FolderSource, file: IO[bytes], path: str) -> Found:
+    name = path
+    stream: IO[bytes] = file
+    if path.endswith(".gz"):
+        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    elif path.endswith(".zst"):
+        stream = zstandard.ZstdDecompressor().stream_reader(file)
+    if path.endswith(_COMPRESSED):
+        name = path.rpartition(".")[0]
+    if name.endswith(".jsonl"):
+        yield from _read_json_lines(source, stream, path)
+    elif name.endswith(source.suffixes):
+        yield from _read_text(source, stream, path)
+    else:
+        yield Unreadable(path, 0, "unrecognised suffix", f"text files here end in {', '.join(source.suffixes)}")
+
+
+def _read_text(source: FolderSource, stream: IO[bytes], path: str) -> Found:
+    data = bytearray()
+    damage: Exception | None = None
+    try:
+        while piece := stream.read(1 << 20):
+            data += piece
+    except _READ_ERRORS as error:
+        damage = error
+    try:
+        text = decode(bytes(data))
+    except UnicodeDecodeError as error:
+        # A cut in the middle of a character is the damage that is told below, not a wrong encoding.
+        if damage is None or error.start < len(data) - 4:
+            yield Unreadable(path, 0, "not UTF-8", f"byte {error.start}; convert the file to UTF-8")
+            return
+        text = decode(bytes(data[: error.start]))
+    texts = text.split(source.separator) if source.separator else [text]
+    for offset, part in enumerate(texts):
+        if part.strip():
+            yield RawRecord(path, offset, part, url=path)
+    if damage is not None:
+        yield Unreadable(path, len(texts), "damaged", f"{damage} after {len(data):,} bytes, which were kept")
+
+
+def _read_json_lines(source: FolderSource, stream: IO[bytes], path: str) -> Found:
+    lines = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
+    offset = 0
+    try:
+        for offset, line in enumerate(lines):
+            if line.strip():
+                yield _parse_line(source, line, path, offset)
+    except _READ_ERRORS as error:
+        yield Unreadable(path, offset + 1, "damaged", f"{error} after line {offset + 1:,}; the lines before were kept")
+
+
+def _parse_line(source: FolderSource, line: bytes, path: str, offset: int) -> RawRecord | Unreadable:
+    try:
+        record = json.loads(line)
+    except UnicodeDecodeError as error:
+        return Unreadable(path, offset, "not UTF-8", f"line {offset + 1}, byte {error.start}")
+    except (json.JSONDecodeError, RecursionError) as error:
+        return Unreadable(path, offset, "not JSON", f"line {offset + 1}: {error}")
+    text = record.get(source.text_field) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        return Unreadable(path, offset, "no text", f"line {offset + 1} has no string {source.text_field!r}")
+    return _make_record(record, text, path, offset)
+
+
+def _make_record(record: dict[str, object], text: str, path: str, offset: int) -> RawRecord | Unreadable:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return Unreadable(path, offset, "not UTF-8", f"character {error.start} is half of a surrogate pair")
+    url, title = record.get("url"), record.get("title")
+    return RawRecord(
+        path,
+        offset,
+        text.replace("\r\n", "\n").replace("\r", "\n"),
+        url=url if isinstance(url, str) else path,
+        title=title if isinstance(title, str) else None,
+    )
+
+
+def _read_parquet(source: FolderSource, file: Path, path: str) -> Found:
+    offset = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            if source.text_field not in names:
+                detail = f"no column {source.text_field!r}; there are {', '.join(names)}"
+                yield Unreadable(path, 0, "no text", detail)
+                return
+            columns = [name for name in (source.text_field, "url", "title") if name in names]
+            for batch in table.iter_batches(batch_size=256, columns=columns):
+                for row in batch.to_pylist():
+                    text = row[source.text_field]
+                    if isinstance(text, str):
+                        yield _make_record(row, text, path, offset)
+                    else:
+                        yield Unreadable(path, offset, "no text", f"row {offset} has none")
+                    offset += 1
+    except (pa.ArrowException, OSError) as error:
+        yield Unreadable(path, offset, "damaged", f"{error}")
+
+
+def _read_archive(source: FolderSource, root: Path, path: str) -> Found:
+    num_members = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            file: IO[bytes] = stack.enter_context((root / path).open("rb"))
+            if path.endswith(".zst"):
+                file = zstandard.ZstdDecompressor().stream_reader(file)
+            mode = "r|gz" if path.endswith("gz") else "r|"
+            archive = stack.enter_context(tarfile.open(fileobj=file, mode=mode))  # type: ignore[call-overload]
+            for member in archive:
+                stream = archive.extractfile(member) if member.isfile() else None
+                if stream is not None:
+                    yield from _read_stream(source, stream, f"{path}!{member.name}")
+                    num_members += 1
+    except (*_READ_ERRORS, tarfile.TarError, OSError) as error:
+        yield Unreadable(path, num_members, "damaged", f"{error} after {num_members} members, which were kept")

@@ -1,0 +1,32 @@
+"""The Python standard library on this machine: real source code that everyone who runs Camelid already has."""
+
+import platform
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from camelid.corpus.sources.record import RawRecord, Unreadable, decode
+
+_EXCLUDED_FOLDERS = {"test", "tests", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}
+
+
+def root() -> Path:
+    """Where the library lies."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def list_files(library: Path) -> list[str]:
+    """Source files, sorted; tests, encoding tables and installed packages are left out."""
+    paths = (path.relative_to(library) for path in library.rglob("*.py") if path.is_file())
+    return sorted(path.as_posix() for path in paths if not _EXCLUDED_FOLDERS.intersection(path.parts[:-1]))
+
+
+def read_file(library: Path, path: str) -> Iterator[RawRecord | Unreadable]:
+    """The one record of a source file."""
+    try:
+        text = decode((library / path).read_bytes())
+    except UnicodeDecodeError as error:
+        yield Unreadable(path, 0, "not UTF-8", f"byte {error.start}")
+        return
+    major, minor, _ = platform.python_version_tuple()
+    yield RawRecord(path, 0, text, url=f"python-{major}.{minor}/{path}", title=PurePosixPath(path).stem)

@@ -1,0 +1,29 @@
+"""Text without control characters, trailing blanks and long gaps; too little text is dropped."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from camelid.corpus.document import Document
+from camelid.corpus.ledger import Drop
+from camelid.corpus.settings import CorpusSettings
+
+NAME = "clean"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
+_TRAILING_BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
+
+
+def clean(documents: Iterable[Document], settings: CorpusSettings, drops: list[Drop]) -> Iterator[Document]:
+    """Yields the cleaned documents; nothing of their wording, indentation or spacing inside a line changes."""
+    gap = re.compile(rf"\n{{{settings.max_blank_lines + 2},}}")
+    squeezed = "\n" * (settings.max_blank_lines + 1)
+    for document in documents:
+        text = _TRAILING_BLANKS.sub("", _CONTROL.sub("", document.text))
+        text = gap.sub(squeezed, text).strip("\n") + "\n"
+        if len(text) - 1 < settings.min_characters:
+            detail = f"{len(text) - 1} characters"
+            drops.append(
+                Drop(document.source, document.path, document.offset, document.part, NAME, "too short", detail)
+            )
+            continue
+        yield replace(document, text=text)

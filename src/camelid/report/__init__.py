@@ -1,0 +1,1 @@
+"""What a run has left on disk becomes one page."""

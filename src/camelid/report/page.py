@@ -1,0 +1,99 @@
+"""The report of a run: one HTML page that needs nothing but itself."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import camelid
+from camelid import artifact
+from camelid.artifact import Manifest
+from camelid.report.curves import describe_training
+from camelid.report.lineage import show_chain, show_settings
+from camelid.report.markup import Html, element
+from camelid.report.run import read_run
+from camelid.report.samples import show_samples
+from camelid.report.settings import ReportSettings
+from camelid.report.summary import compare_compressors, describe_run, describe_status, show_cards
+from camelid.report.tables import describe_data
+
+PAGE_NAME = "index.html"
+# Should an escape ever be missing, the browser still neither runs nor fetches anything.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_LLAMA = element(
+    "svg",
+    Html(
+        '<path d="M12 58V36c0-6 3-9 9-9h15V13l1-8 5 6h4c6 0 9 3 9 6s-3 5-7 5h-2v18c0 4-1 6-3 7v11h-6V49H19v9z"/>'
+        '<path d="M13 38c-5 0-7-4-6-9 2 2 5 3 8 2z"/><circle cx="44.500" cy="16" r="1.400"/>'
+    ),
+    viewBox="0 0 64 64",
+    class_="mark",
+    aria_hidden="true",
+)
+_PARTS = {
+    "compression": "Compression",
+    "training": "Training",
+    "samples": "Samples",
+    "data": "Data",
+    "chain": "Provenance",
+    "settings": "Settings",
+}
+
+
+def build_report(
+    run: Path, directory: Path, settings: ReportSettings, *, inputs: Mapping[str, str], seed: int
+) -> Manifest:
+    """Publishes the page of a run as `index.html`; the same run gives the same bytes.
+
+    Raises:
+        UserError: as `render_page` and `artifact.publish`.
+    """
+    with artifact.publish(directory, kind="report", settings=settings, inputs=inputs, seed=seed) as draft:
+        page = render_page(run, settings)
+        (draft.path / PAGE_NAME).write_text(page, encoding="utf-8")
+    return artifact.read_manifest(directory)
+
+
+def render_page(run: Path, settings: ReportSettings | None = None) -> str:
+    """The page of a run that is finished or under way: it shows what is there and says what is not.
+
+    Raises:
+        UserError: the folder is missing or holds nothing of a run, or a file in it is damaged.
+    """
+    settings = settings or ReportSettings()
+    read = read_run(run)
+    title = settings.title or read.name
+    header = element(
+        "header",
+        _LLAMA,
+        element("p", "Camelid training report", class_="eyebrow"),
+        element("h1", title),
+        describe_run(read),
+        describe_status(read),
+        element("nav", *(element("a", name, href=f"#{anchor}") for anchor, name in _PARTS.items())),
+    )
+    sections = (
+        show_cards(read),
+        compare_compressors(read),
+        describe_training(read),
+        show_samples(read, settings.num_sample_steps),
+        describe_data(read),
+        show_chain(read),
+        show_settings(read),
+    )
+    footer = element("footer", f"Written by Camelid {camelid.__version__} from the files of the run, and nothing else.")
+    body = element("body", header, element("main", *sections), footer)
+    return f"<!doctype html>\n{element('html', _head(title), body, lang='en')}\n"
+
+
+def _head(title: str) -> Html:
+    style = resources.files("camelid.report").joinpath("style.css").read_text(encoding="utf-8")
+    return element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("link", rel="icon", href="data:,"),
+        element("title", f"{title} · Camelid"),
+        element("style", Html(style)),
+    )

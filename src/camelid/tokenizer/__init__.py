@@ -1,0 +1,1 @@
+"""Documents become a vocabulary, and text becomes token ids and comes back."""

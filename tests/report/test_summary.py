@@ -1,0 +1,40 @@
+"""The verdict names winner and losers truthfully."""
+
+from typing import Any
+
+import pytest
+
+from camelid.report.summary import judge
+
+
+def row(name: str, bits_per_byte: float, with_training_text: bool = False) -> dict[str, Any]:
+    return {"name": name, "bits_per_byte": bits_per_byte, "with_training_text": with_training_text}
+
+
+GZIP, XZ, XZ_AFTER_TRAINING = row("gzip -9", 2.0), row("xz -9", 1.5), row("xz -9", 1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("model", "verdict"),
+    [
+        (0.9, "It beats every compressor here: 10.0% fewer bits than xz -9 with the training text, the nearest."),
+        (
+            1.2,
+            "It beats gzip -9 and xz -9: 20.0% fewer bits than xz -9, the nearest. It loses to xz -9 with the training "
+            "text: 20.0% more bits than xz -9 with the training text.",
+        ),
+        (
+            1.6,
+            "It beats gzip -9: 20.0% fewer bits than gzip -9. It loses to xz -9 and xz -9 with the training text: "
+            "60.0% more bits than xz -9 with the training text.",
+        ),
+        (
+            2.5,
+            "It loses to gzip -9, xz -9 and xz -9 with the training text: 150.0% more bits than xz -9 with the "
+            "training text.",
+        ),
+    ],
+)
+def test_verdict(model: float, verdict: str) -> None:
+    expected = f"The model needs {model:.3f} bits for a byte of text that it has never seen. {verdict}"
+    assert judge(model, [GZIP, XZ, XZ_AFTER_TRAINING]) == expected
