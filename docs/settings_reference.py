@@ -44,6 +44,8 @@ def describe(model: type[Settings], path: str) -> Iterator[str]:
     below: list[tuple[str, type[Settings]]] = []
     rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in model.model_fields.items():
+        if name == "kind":  # the heading says it
+            continue
         inner, is_list = _settings_below(field.annotation)
         for member in inner:
             place = f"{path}.{name}".lstrip(".")
@@ -87,7 +89,8 @@ def _say_annotation(annotation: Any) -> str:
 def _say_member(annotation: Any) -> str:
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Literal:
-        return " or ".join(f"`{json.dumps(value)}`" for value in arguments)
+        *others, last = [f"`{json.dumps(value)}`" for value in arguments]
+        return f"{', '.join(others)} or {last}" if others else last
     if isinstance(annotation, types.GenericAlias) and annotation.__origin__ is dict:
         return f"table of {_say_annotation(arguments[1])}s by name"
     if isinstance(annotation, types.GenericAlias):
@@ -101,18 +104,20 @@ def _say_default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     if default is None:
         return "none"
-    if isinstance(default, float) or type(default) is int:
-        return f"`{default:_}`" if isinstance(default, int) else f"`{default:g}`"
+    if type(default) is int:
+        return f"`{default:_}`" if default >= 10_000 else f"`{default}`"
+    if isinstance(default, float):
+        return f"`{default:g}`"
     return _in_cell(f"`{json.dumps(default, default=str, ensure_ascii=False)}`")
 
 
 def _say_kind(model: type[Settings]) -> str:
     kind = model.model_fields.get("kind")
-    return f" with `kind = {json.dumps(kind.default)}`" if kind else ""
+    return f" with `kind = {json.dumps(typing.get_args(kind.annotation)[0])}`" if kind else ""
 
 
 def _in_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 if __name__ == "__main__":

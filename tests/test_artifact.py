@@ -57,6 +57,13 @@ def test_what_was_written_is_published_with_its_hashes(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["flour"]  # noqa: PTH208, neither .partial nor .lock is left
 
 
+def test_the_shell_finds_the_same_digest(tmp_path: Path) -> None:
+    digest = build(tmp_path / "x", {"b.bin": b"1", "a.bin": b"2", "B.bin": b"3"})
+    command = "sha256sum *.bin | LC_ALL=C sort -k2 | sha256sum"  # as docs/formats.md says
+    shown = subprocess.run(command, shell=True, cwd=tmp_path / "x", capture_output=True, text=True, check=True).stdout
+    assert shown.split()[0] == digest
+
+
 def test_digest_tells_content_and_nothing_else(tmp_path: Path) -> None:
     digest = build(tmp_path / "flour")
     assert build(tmp_path / "elsewhere" / "other") == digest

@@ -115,6 +115,12 @@ def _build_corpus(run: Run, _inputs: dict[str, str]) -> Manifest:
     return build_corpus(run.recipe.corpus, run.path("corpus"), seed=run.recipe.seed, base=run.base)
 
 
+def _corpus_settings(run: Run) -> dict[str, Any]:
+    from camelid.corpus.build import corpus_identity
+
+    return corpus_identity(run.recipe.corpus)
+
+
 def _corpus_inputs(run: Run) -> dict[str, str]:
     from camelid.corpus.build import fingerprint_sources
 
@@ -229,7 +235,7 @@ def _inputs_from(*stages: str) -> Callable[[Run], dict[str, str]]:
 
 
 STAGES = (
-    Stage("corpus", lambda run: run.recipe.corpus, _corpus_inputs, _build_corpus),
+    Stage("corpus", _corpus_settings, _corpus_inputs, _build_corpus),
     Stage("tokenizer", lambda run: run.recipe.tokenizer, _inputs_from("corpus"), _build_tokenizer),
     Stage("dataset", lambda run: run.recipe.dataset, _inputs_from("corpus", "tokenizer"), _build_dataset),
     Stage("train", _train_settings, _inputs_from("dataset", "tokenizer"), _build_train),

@@ -33,9 +33,7 @@ def test_embedding_table_is_not_multiplied_but_a_tied_head_is() -> None:
 
 
 def test_seven_billion_parameters_take_sixteen_bytes_each_before_activations() -> None:
-    config = ModelConfig(
-        dim=4096, num_layers=32, num_heads=32, num_kv_heads=32, ffn_hidden_dim=11008, vocab_size=32000
-    )
+    config = ModelConfig(dim=4096, num_layers=32, num_heads=32, num_kv_heads=32, ffn_hidden_dim=11008, vocab_size=32000)
     memory = estimate_training_memory(config, microbatch_tokens=2048, compute_bytes=2, loss_chunk_positions=256)
     assert memory.weights + memory.gradients + memory.optimizer == 16 * 6_738_415_616
     assert memory.total == memory.weights + memory.gradients + memory.optimizer + memory.activations + memory.loss

@@ -82,7 +82,8 @@ def _settings(num_steps: int) -> dict[str, Any]:
 def _make_corpus(directory: Path) -> str:
     sources = {
         "stdlib": {
-            "documents_in": 612,
+            "records_in": 612,
+            "parts_added": 0,
             "bytes_in": 11_204_511,
             "train_documents": 571,
             "train_bytes": 10_307_114,
@@ -91,7 +92,8 @@ def _make_corpus(directory: Path) -> str:
             "dropped": {"exact": {"duplicate": 6}, "clean": {"empty": 4, "not UTF-8": 1}},
         },
         "novels": {
-            "documents_in": 75,
+            "records_in": 72,
+            "parts_added": 3,
             "bytes_in": 48_120_774,
             "train_documents": 70,
             "train_bytes": 45_001_030,
@@ -100,7 +102,8 @@ def _make_corpus(directory: Path) -> str:
             "dropped": {"exact": {"duplicate": 1}, "clean": {}},
         },
         "wikipedia": {
-            "documents_in": 206,
+            "records_in": 206,
+            "parts_added": 0,
             "bytes_in": 4_910_332,
             "train_documents": 98,
             "train_bytes": 4_120_876,
@@ -110,7 +113,12 @@ def _make_corpus(directory: Path) -> str:
         },
     }
     inputs = {"source:stdlib": "ab" * 32}
-    with publish(directory, kind="corpus", settings={"held_out_share": 0.05}, inputs=inputs) as draft:
+    with publish(
+        directory,
+        kind="corpus",
+        settings={"held_out_share": 0.05, "sources": [{"kind": "folder", "name": "stdlib"}]},
+        inputs=inputs,
+    ) as draft:
         (draft.path / "train-00000.parquet").write_bytes(b"c" * 4096)
         draft.facts["sources"] = sources
     return _digest(directory)
@@ -152,9 +160,30 @@ def _make_train(directory: Path, digests: Mapping[str, str], num_steps: int) -> 
             num_parameters=6_294_784,
             num_tokens=num_tokens,
             mixture=[
-                {"source": "stdlib", "share": 0.5, "tokens": num_tokens // 2, "epochs": 2.3125},
-                {"source": "novels", "share": 0.375, "tokens": num_tokens * 3 // 8, "epochs": 0.375},
-                {"source": "wikipedia", "share": 0.125, "tokens": num_tokens // 8, "epochs": 1.25},
+                {
+                    "source": "stdlib",
+                    "share": 0.5,
+                    "tokens": num_tokens // 2,
+                    "unique_tokens": 2_700_001,
+                    "epochs": 2.3125,
+                    "warning": "",
+                },
+                {
+                    "source": "novels",
+                    "share": 0.375,
+                    "tokens": num_tokens * 3 // 8,
+                    "unique_tokens": 11_000_000,
+                    "epochs": 0.375,
+                    "warning": "",
+                },
+                {
+                    "source": "wikipedia",
+                    "share": 0.125,
+                    "tokens": num_tokens // 8,
+                    "unique_tokens": 1_000_000,
+                    "epochs": 1.25,
+                    "warning": "wikipedia is small",
+                },
             ],
         )
         draft.environment.update(

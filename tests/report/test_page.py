@@ -73,14 +73,18 @@ def page(run: Path) -> str:
         "40 steps of 16,384 tokens each",
         "0.38 to 2.31 epochs",
         "48.1 MB",  # corpus in
+        "added by cutting",
         "redirect",
         "48.5%",  # of the wikipedia documents
+        "2.7 M",  # tokens of a source
+        "wikipedia is small.",
         "3.871",  # bytes per token
         "0.12%",  # byte fallback
         "1.73 GB",  # peak memory
         "660 G FLOP/s",
         "Temperature 0.7.",
         "model.num_kv_heads",
+        "sources.0.kind",
     ],
 )
 def test_page_says_what_the_files_say(page: str, expected: str) -> None:

@@ -1,10 +1,10 @@
 """Camelid's own checkpoint: a published folder of safetensors, configuration and tokenizer.
 
-    config.json            ModelConfig
-    model.safetensors      weights by Meta's names, float32
-    tokenizer.model        SentencePiece model
-    optimizer.safetensors  AdamW moments, `exp_avg.<name>` and `exp_avg_sq.<name>` (training checkpoints only)
-    progress.json          number of steps and tokens that went into it
+config.json            ModelConfig
+model.safetensors      weights by Meta's names, float32
+tokenizer.model        SentencePiece model
+optimizer.safetensors  AdamW moments, `exp_avg.<name>` and `exp_avg_sq.<name>` (training checkpoints only)
+progress.json          number of steps and tokens that went into it
 """
 
 import json

@@ -52,4 +52,3 @@ def trace(
         typer.echo(f"sample {row['sample']}: {row['source']}, epoch {row['epoch']}")
         for document in row["documents"]:
             typer.echo(f"  {document['num_tokens']:>6,} tokens  {document['path']}  {document['url']}")
-

@@ -8,7 +8,9 @@ import typer
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, finished or under way.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; <run>/report.html unless given.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; <run>/report.html unless given.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run from the files in its folder."""
     from camelid.artifact import write_text_durably

@@ -16,7 +16,9 @@ class DocumentPart(TypedDict):
     path: str
     """The raw file, as the corpus names it."""
     offset: int
-    """Place of the record in the raw file."""
+    """Number of the record in the raw file."""
+    part: int
+    """Which piece of a long record, from 0."""
     first_token: int
     """First token of the part, counted from the document's BOS."""
     num_tokens: int
@@ -67,17 +69,17 @@ def _trace_range(stream: TokenStream, start: int, stop: int) -> list[DocumentPar
     offsets = stream.offsets()
     first = int(np.searchsorted(offsets, np.uint64(start), side="right")) - 1
     last = int(np.searchsorted(offsets, np.uint64(stop), side="left"))
-    rows = stream.read_rows(range(first, last))
     parts: list[DocumentPart] = []
     for index in range(first, last):
         begin = max(start, int(offsets[index]))
-        row = rows[index]
+        row = stream.read_row(index)
         parts.append(
             DocumentPart(
                 id=row["id"],
                 url=row["url"],
                 path=row["path"],
                 offset=row["offset"],
+                part=row["part"],
                 first_token=begin - int(offsets[index]),
                 num_tokens=min(stop, int(offsets[index + 1])) - begin,
             )

@@ -57,7 +57,7 @@ class Loader:
         return self.order.locate(step, self.batch_size, self.rows)
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """Token ids of one step: [rows, sequence_length + 1]; all but the last are inputs, all but the first targets."""
+        """Token ids of one step, [rows, sequence_length + 1]: inputs but for the last, targets but for the first."""
         located = self.locate(step)
         batch = np.empty((len(self.rows), self.sequence_length + 1), dtype=np.int64)
         for row, source, sample in zip(batch, located.source.tolist(), located.sample.tolist(), strict=True):

@@ -82,6 +82,6 @@ def _warn(source: str, epochs: float) -> str:
     if epochs <= _HARMLESS_EPOCHS:
         return ""
     return (
-        f"{source} is read {epochs:.1f} times; beyond {_HARMLESS_EPOCHS} readings repeated text teaches little: give it "
-        "a smaller share, add text, or train on fewer tokens"
+        f"{source} is read {epochs:.1f} times; beyond {_HARMLESS_EPOCHS} readings repeated text teaches little: "
+        "give it a smaller share, add text, or train on fewer tokens"
     )

@@ -80,7 +80,7 @@ def deal(positions: Ints, weights: tuple[int, ...]) -> tuple[Ints, Ints]:
 
     The sources are halved again and again. Of the first k positions of a group, the first half of its sources gets k
     times its share, rounded, which for two halves is monotonous in k and leaves the rest to the other half. So after
-    any number of positions every source is within one sample of its due for each time the sources were halved.
+    any number of positions no source is further from its due than half a sample for each time it was halved.
 
     Returns:
         For each position, the place of its source, and how many positions before it that source got.
@@ -126,10 +126,10 @@ def _encipher(cells: Ints, width: Ints, height: Ints, keys: NDArray[np.uint64]) 
     row, column = np.divmod(cells.astype(np.uint64), width.astype(np.uint64))
     moduli = width.astype(np.uint64), height.astype(np.uint64)
     for round_number in range(0, _NUM_ROUNDS, 2):
-        column = (column + _mix(row ^ _round_key(keys, round_number))) % moduli[0]
-        row = (row + _mix(column ^ _round_key(keys, round_number + 1))) % moduli[1]
-    cells = (row * moduli[0] + column).astype(np.int64)
-    return cells
+        # Reduced before it is added: a sum that overflows would map two cells to one.
+        column = (column + _mix(row ^ _round_key(keys, round_number)) % moduli[0]) % moduli[0]
+        row = (row + _mix(column ^ _round_key(keys, round_number + 1)) % moduli[1]) % moduli[1]
+    return (row * moduli[0] + column).astype(np.int64)
 
 
 def _round_key(keys: NDArray[np.uint64], round_number: int) -> NDArray[np.uint64]:

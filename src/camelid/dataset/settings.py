@@ -10,7 +10,7 @@ from camelid.settings import Settings
 class DatasetSettings(Settings):
     """Documents as token shards, and the proportions in which training draws from their sources."""
 
-    mixture: dict[str, Annotated[float, Field(ge=0)]] = {}
+    mixture: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Share of each source in the training, scaled to a sum of 1; when empty, sources count by their tokens."""
     shard_tokens: int = Field(2**26, gt=0)
     """Tokens in one file; the last file of a source holds the rest."""

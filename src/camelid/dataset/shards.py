@@ -1,11 +1,11 @@
 """Token shards: flat little-endian files that map into memory, one stream of tokens per split and source.
 
-    <split>/<source>-00000.bin           tokens, uint16 or uint32, `shard_tokens` in each file but the last
-    <split>/<source>.offsets.bin         uint64: first token of each document in the stream, then the stream's length
-    <split>/<source>.documents.parquet   a row per document, in the same order: where it comes from and how large it is
+<split>/<source>-00000.bin           tokens, uint16 or uint32, `shard_tokens` in each file but the last
+<split>/<source>.offsets.bin         uint64: first token of each document in the stream, then the stream's length
+<split>/<source>.documents.parquet   a row per document, in the same order: where it comes from and how large it is
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ _LARGEST_UINT16_VOCAB = 1 << 16
 _ROWS_IN_GROUP = 4096
 # Every mapped file holds a file descriptor, of which a process commonly has 1024.
 _MAPPED_SHARDS = 256
+_KEPT_ROW_GROUPS = 8
 
 _DOCUMENT_SCHEMA = pa.schema(
     [
@@ -38,6 +39,7 @@ _DOCUMENT_SCHEMA = pa.schema(
         pa.field("url", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
+        pa.field("part", pa.int64(), nullable=False),
         pa.field("num_tokens", pa.int64(), nullable=False),
         pa.field("num_bytes", pa.int64(), nullable=False),
     ]
@@ -64,9 +66,9 @@ class StreamWriter:
         self._offsets = _offsets_path(self._stem).open("wb")
         self._documents = pq.ParquetWriter(_documents_path(self._stem), _DOCUMENT_SCHEMA, compression="zstd")
 
-    def write(self, document: Document, ids: Iterable[int]) -> None:
+    def write(self, document: Document, ids: Sequence[int]) -> None:
         """Appends a document's tokens, BOS and EOS among them."""
-        tokens = np.fromiter(ids, dtype=self._dtype)
+        tokens = np.array(ids, dtype=self._dtype)
         num_bytes = len(document.text.encode())
         self._offsets.write(np.array(self.num_tokens, dtype=_OFFSET_DTYPE).tobytes())
         self._rows.append(
@@ -75,6 +77,7 @@ class StreamWriter:
                 "url": document.url,
                 "path": document.path,
                 "offset": document.offset,
+                "part": document.part,
                 "num_tokens": len(tokens),
                 "num_bytes": num_bytes,
             }
@@ -126,6 +129,7 @@ class TokenStream:
         self._shard_tokens = shard_tokens
         self._dtype = dtype
         self._shard = lru_cache(maxsize=_MAPPED_SHARDS)(self._map_shard)
+        self._row_group = lru_cache(maxsize=_KEPT_ROW_GROUPS)(self._read_row_group)
 
     def read(self, start: int, stop: int) -> Tokens:
         """Tokens `start` to `stop`, a view of the file where they lie in one."""
@@ -142,25 +146,24 @@ class TokenStream:
         """First token of each document, then the number of tokens: [num_documents + 1]."""
         return _map(_offsets_path(self._stem), _OFFSET_DTYPE)
 
-    def read_rows(self, documents: Iterable[int]) -> dict[int, Row]:
-        """What is known of documents, by their place in the stream: id, url, path, offset, num_tokens, num_bytes."""
-        table = pq.ParquetFile(_documents_path(self._stem))
-        groups: dict[int, list[int]] = {}
-        for index in documents:
-            groups.setdefault(index // _ROWS_IN_GROUP, []).append(index)
-        rows: dict[int, Row] = {}
-        for group, members in groups.items():
-            found = table.read_row_group(group).take([index % _ROWS_IN_GROUP for index in members]).to_pylist()
-            rows.update(zip(members, found, strict=True))
-        return rows
+    def read_row(self, document: int) -> Row:
+        """The row of one document, by its place in the stream; columns as in `documents.parquet`."""
+        group, row = divmod(document, _ROWS_IN_GROUP)
+        found: Row = self._row_group(group).slice(row, 1).to_pylist()[0]
+        return found
 
-    def read_all_rows(self) -> Iterator[Row]:
-        """`read_rows` of every document in turn."""
-        for batch in pq.ParquetFile(_documents_path(self._stem)).iter_batches():
-            yield from batch.to_pylist()
+    def read_rows(self) -> Iterator[Row]:
+        """The rows of all documents in turn."""
+        with pq.ParquetFile(_documents_path(self._stem)) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
 
     def _map_shard(self, index: int) -> Tokens:
         return _map(_shard_path(self._stem, index), self._dtype)
+
+    def _read_row_group(self, group: int) -> pa.Table:
+        with pq.ParquetFile(_documents_path(self._stem)) as file:
+            return file.read_row_group(group)
 
 
 class Dataset:
@@ -216,7 +219,7 @@ class Dataset:
         """Yields UTF-8 bytes of the text and tokens, BOS to EOS, of each held-out document in the corpus's order."""
         stream = self.stream("held_out", source)
         start = 0
-        for row in stream.read_all_rows():
+        for row in stream.read_rows():
             stop = start + row["num_tokens"]
             yield row["num_bytes"], stream.read(start, stop)
             start = stop

@@ -18,9 +18,7 @@ from camelid.tokenizer.load import Tokenizer, load_tokenizer
 _BATCH_CHARACTERS = 1 << 22
 
 
-def build_dataset(
-    settings: DatasetSettings, corpus: Path, tokenizer: Path, directory: Path, *, seed: int
-) -> Manifest:
+def build_dataset(settings: DatasetSettings, corpus: Path, tokenizer: Path, directory: Path, *, seed: int) -> Manifest:
     """Publishes the tokens of a corpus; a document is BOS, its text, EOS.
 
     Memory holds a few megabytes of text at a time, whatever the size of the corpus; one document is held whole.

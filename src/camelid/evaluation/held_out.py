@@ -72,7 +72,11 @@ def build_evaluation(
                 for row in measure_compression(b"".join(texts), _training_text(corpus, settings.max_compressor_bytes))
             ],
             "samples": [
-                {"prompt": prompt, "text": _continue(llama, prompt, settings, seed), "temperature": settings.temperature}
+                {
+                    "prompt": prompt,
+                    "text": _continue(llama, prompt, settings, seed),
+                    "temperature": settings.temperature,
+                }
                 for prompt in settings.prompts
             ],
         }

@@ -19,9 +19,9 @@ from camelid.tokenizer.load import Tokenizer, load_tokenizer
 class Llama:
     """A model and its tokenizer.
 
-        llama = Llama.load("runs/demo")
-        for piece in llama.stream("def main", max_tokens=64):
-            print(piece, end="")
+    llama = Llama.load("runs/demo")
+    for piece in llama.stream("def main", max_tokens=64):
+        print(piece, end="")
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer):

@@ -20,7 +20,7 @@ def show_chain(run: Run) -> Html:
         element(
             "p",
             "Each product names the SHA-256 of its content and of what it was made from, so every number on this page "
-            "can be walked back to the raw text.",
+            "can be walked back to the raw text. Of raw files it is a hash over their names, sizes and times.",
         ),
         element("ol", *items, _show_page(run), class_="chain"),
     )
@@ -91,6 +91,8 @@ def _list_settings(tree: dict[str, Any], path: str = "") -> list[Html]:
     rows = []
     for name, value in sorted(tree.items()):
         full = f"{path}.{name}" if path else name
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(index): item for index, item in enumerate(value)}
         if isinstance(value, dict) and value:
             rows += _list_settings(value, full)
         else:

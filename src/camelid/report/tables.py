@@ -31,27 +31,35 @@ def show_source(run: Run, name: str) -> Html:
 
 
 def _corpus_table(run: Run, corpus: dict[str, dict[str, Any]]) -> Html:
-    rows = []
-    for name, source in corpus.items():
-        rows.append(
-            (
-                show_source(run, name),
-                f"{source['documents_in']:,}",
-                format_count(source["bytes_in"], "bytes"),
-                f"{source['train_documents']:,}",
-                format_count(source["train_bytes"], "bytes"),
-                f"{source['held_out_documents']:,}",
-                format_count(source["held_out_bytes"], "bytes"),
-                f"{_num_dropped(source):,}",
-            )
+    is_cut = any(source["parts_added"] for source in corpus.values())
+    rows = [
+        (
+            show_source(run, name),
+            f"{source['records_in']:,}",
+            format_count(source["bytes_in"], "bytes"),
+            *([f"{source['parts_added']:,}"] if is_cut else []),
+            f"{_num_dropped(source):,}",
+            f"{source['train_documents']:,}",
+            format_count(source["train_bytes"], "bytes"),
+            f"{source['held_out_documents']:,}",
+            format_count(source["held_out_bytes"], "bytes"),
         )
-    headers = ("source", "documents in", "bytes in", "to train on", "bytes", "held out", "bytes", "dropped")
+        for name, source in corpus.items()
+    ]
+    added = ["added by cutting"] if is_cut else []
+    headers = ("source", "records in", "bytes in", *added, "dropped", "to train on", "bytes", "held out", "bytes")
     return table(headers, rows)
 
 
 def _dropped_table(run: Run, corpus: dict[str, dict[str, Any]]) -> Html:
     rows = [
-        (show_source(run, name), step, reason, f"{count:,}", f"{count / max(1, source['documents_in']):.1%}")
+        (
+            show_source(run, name),
+            step,
+            reason,
+            f"{count:,}",
+            f"{count / (source['records_in'] + source['parts_added']):.1%}",
+        )
         for name, source in corpus.items()
         for step, reasons in source["dropped"].items()
         for reason, count in reasons.items()
@@ -59,7 +67,7 @@ def _dropped_table(run: Run, corpus: dict[str, dict[str, Any]]) -> Html:
     ]
     if not rows:
         return note("No document was dropped.") if corpus else Html()
-    return table(("source", "dropped by", "because", "documents", "of those in"), rows, num_text_columns=3)
+    return table(("source", "dropped by", "because", "documents", "share"), rows, num_text_columns=3)
 
 
 def _mixture(run: Run) -> list[Html]:
@@ -73,14 +81,16 @@ def _mixture(run: Run) -> list[Html]:
             show_source(run, row["source"]),
             f"{row['share']:.1%}",
             format_count(row["tokens"]),
+            format_count(row["unique_tokens"]),
             f"{row['epochs']:.2f}",
         )
         for row in run.mixture
     ]
+    warnings = " ".join(f"{row['warning']}." for row in run.mixture if row["warning"])
     return [
         element("div", *parts, class_="mixture", aria_hidden="true"),
-        table(("source", "share of the training", "tokens read", "epochs"), rows),
-        note("Epochs are how often the training reads a source from end to end."),
+        table(("source", "share of the training", "tokens read", "tokens there", "epochs"), rows),
+        note("Epochs are how often the training reads a source from end to end. ", warnings),
     ]
 
 

@@ -153,6 +153,8 @@ def _to_utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
+        surrogate = f"U+{ord(text[error.start]):X}"
         raise UserError(
-            f"the text is not Unicode: character {error.start:,} is half of a surrogate pair (U+{ord(text[error.start]):X})"
+            f"the text is not Unicode: its character {error.start:,}, counted from 0, is half of a surrogate pair "
+            f"({surrogate}); remove it"
         ) from error

@@ -3,6 +3,7 @@
 Shapes: N positions, C positions of one chunk, D model width, V vocabulary.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,50 +27,66 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, is_com
     Returns:
         Scalar float32.
     """
-    dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    if not torch.is_grad_enabled():
+        return _loss_alone(hidden, weight.to(dtype), targets)
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, dtype, is_compiled)
     return loss
 
 
 def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss (scalar, float32) of one chunk and its gradient [C, V], in the type of `logits`."""
-    wide = logits.float()
-    log_sum = wide.logsumexp(-1, keepdim=True)  # [C, 1]
-    loss = (log_sum - wide.gather(-1, targets.unsqueeze(-1))).sum()
-    # A comparison instead of a scatter: generated code for a scatter adds atomically, in no fixed order.
-    is_target = torch.arange(logits.shape[-1], device=logits.device) == targets.unsqueeze(-1)
-    gradient = torch.where(is_target, (wide - log_sum).exp() - 1.0, (wide - log_sum).exp())
+    gradient = logits.float().log_softmax(-1)
+    targets = targets.unsqueeze(-1)
+    loss = -gradient.gather(-1, targets).sum()
+    gradient.exp_()
+    gradient.scatter_add_(-1, targets, torch.full_like(targets, -1, dtype=torch.float32))
     return loss, gradient.to(logits.dtype)
 
 
-_softmax_gradient_compiled = torch.compile(softmax_gradient, dynamic=False)
+def _softmax_gradient_elementwise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for generated code, whose scatter would add atomically, in no fixed order: it compares instead."""
+    wide = logits.float()
+    log_sum = wide.logsumexp(-1, keepdim=True)  # [C, 1]
+    loss = (log_sum - wide.gather(-1, targets.unsqueeze(-1))).sum()
+    is_target = torch.arange(logits.shape[-1], device=logits.device) == targets.unsqueeze(-1)
+    weights = (wide - log_sum).exp()
+    return loss, torch.where(is_target, weights - 1.0, weights).to(logits.dtype)
+
+
+_softmax_gradient_compiled = torch.compile(_softmax_gradient_elementwise, dynamic=False)
+
+
+def _loss_alone(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    loss = torch.zeros((), device=hidden.device)
+    for chunk, target, _ in _chunks(hidden, targets):
+        logits = (chunk.to(head.dtype) @ head.T).float()
+        loss += (logits.logsumexp(-1) - logits.gather(-1, target.unsqueeze(-1)).squeeze(-1)).sum()
+    return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype | None, is_compiled: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, is_compiled: bool
     ) -> Tensor:
-        dtype = dtype or hidden.dtype
-        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
         loss = torch.zeros((), device=hidden.device)
-        hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
-        weight_gradient = torch.zeros_like(weight) if needs_gradient else None
-        step = _softmax_gradient_compiled if is_compiled else softmax_gradient
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros_like(weight)
         # Buffers are used again for every chunk: fresh pages of this size cost as much as the product itself.
         logits = head.new_empty(min(CHUNK_POSITIONS, len(hidden)), len(head))
         product, wide = torch.empty_like(head), torch.empty_like(weight)
+        differentiate = _softmax_gradient_compiled if is_compiled else softmax_gradient
         for chunk, target, position in _chunks(hidden, targets):
             inputs = chunk.to(dtype)
-            chunk_loss, gradient = step(torch.mm(inputs, head.T, out=logits[: len(chunk)]), target)
+            chunk_loss, gradient = differentiate(torch.mm(inputs, head.T, out=logits[: len(chunk)]), target)
             loss += chunk_loss
-            if hidden_gradient is not None and weight_gradient is not None:
-                hidden_gradient[position : position + len(chunk)] = gradient @ head
-                # Adding two types at once takes a slow path in torch; a copy and an addition do not.
-                weight_gradient += wide.copy_(torch.mm(gradient.T, inputs, out=product))
-        if needs_gradient:
-            ctx.save_for_backward(hidden_gradient, weight_gradient)
+            hidden_gradient[position : position + len(chunk)] = gradient @ head
+            # Adding two types at once takes a slow path in torch; a copy and an addition do not.
+            weight_gradient += wide.copy_(torch.mm(gradient.T, inputs, out=product))
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
         return loss
 
     @staticmethod
@@ -78,7 +95,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None, None
 
 
-def _chunks(hidden: Tensor, targets: Tensor) -> Any:
+def _chunks(hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
     for position in range(0, len(hidden), CHUNK_POSITIONS):
         end = position + CHUNK_POSITIONS
         yield hidden[position:end], targets[position:end], position

@@ -27,16 +27,16 @@ from camelid.model.initialize import initialize
 from camelid.model.llama import Transformer
 from camelid.planning.shapes import count_parameters, training_flops_per_token
 from camelid.progress import progress
+from camelid.training.attention import choose_attention
 from camelid.training.device import Execution, choose_execution, measure_peak_flops
 from camelid.training.loss import linear_cross_entropy
 from camelid.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from camelid.training.schedule import learning_rate
 from camelid.training.settings import TrainSettings
-from camelid.training.validate import HeldOutLoss, Tokens, choose_documents, measure_held_out
+from camelid.training.validate import HeldOutLoss, Tokens, measure_held_out
 
 METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
-_CHANGEABLE = ("held_out_interval", "sample_interval")
 
 Sample = Callable[[Transformer], list[dict[str, Any]]]
 """Called at intervals with the model; what it returns is written to samples.jsonl."""
@@ -77,6 +77,7 @@ class Trainer:
         if self.execution.is_compiled:
             for layer in self.model.layers:
                 layer.compile(dynamic=False)
+        self._attend = choose_attention(self.execution, settings.sequence_length)
         self.optimizer = make_optimizer(self.model, settings)
         self.step = 0
 
@@ -101,7 +102,7 @@ class Trainer:
     def _accumulate(self, rows: Tensor) -> Tensor:
         inputs, targets = rows[:, :-1], rows[:, 1:].flatten()
         with self.execution.autocast():
-            hidden = self.model.hidden_states(inputs).flatten(0, 1)
+            hidden = self.model.hidden_states(inputs, attend=self._attend).flatten(0, 1)
             total = linear_cross_entropy(hidden, self.model.output.weight, targets, self.execution.is_compiled)
         loss = total / self.settings.batch_tokens
         loss.backward()  # type: ignore[no-untyped-call]
@@ -231,8 +232,10 @@ def _run(
             if is_last or trainer.step % settings.held_out_interval == 0:
                 held_out = _report_held_out(trainer, metrics)
             if sample is not None and (is_last or trainer.step % settings.sample_interval == 0):
-                for record in sample(trainer.model):
-                    samples.write("sample", trainer.step, **record)
+                # Text grows token by token, and generated code would be made again for each length.
+                with torch.compiler.set_stance("force_eager"):
+                    for record in sample(trainer.model):
+                        samples.write("sample", trainer.step, **record)
             if is_last or stop_signal or trainer.step % settings.checkpoint_interval == 0:
                 _save(trainer, draft.path, recorded, inputs)
             if stop_signal and not is_last:
