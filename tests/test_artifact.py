@@ -23,7 +23,7 @@ from camelid.errors import UserError
 from camelid.lock import take_lock
 from camelid.settings import Settings
 
-FILES = {"a.txt": b"first", "deep/b.bin": bytes(range(256)) * 40}
+FILES = {"a.txt": b"first", "deep/b.bin": bytes(range(256)) * 40, "deep.txt": b"third"}
 
 
 class Mill(Settings):
@@ -52,7 +52,7 @@ def test_what_was_written_is_published_with_its_hashes(tmp_path: Path) -> None:
     listing = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(FILES.items()))
     assert manifest.digest == digest == hashlib.sha256(listing.encode()).hexdigest()
     assert manifest.settings == {"stones": 2, "grain": ["rye", "oats"], "wind": None}
-    assert (manifest.seed, manifest.inputs, manifest.facts) == (7, {"field": "f" * 64}, {"num_files": 2})
+    assert (manifest.seed, manifest.inputs, manifest.facts) == (7, {"field": "f" * 64}, {"num_files": 3})
     assert manifest.produced["cpu"] == "any"
     assert os.listdir(tmp_path) == ["flour"]  # noqa: PTH208, neither .partial nor .lock is left
 
@@ -152,6 +152,10 @@ if moment == "before the rename":
 with artifact.publish(directory, kind="flour", settings={}, inputs={}, is_resumable="resumable" in sys.argv) as draft:
     (draft.path / "a.txt").write_bytes(b"first")
     (draft.path / "stale.partial").mkdir(exist_ok=True)
+    (draft.path / "stale.partial" / "half").write_bytes(b"of an inner product")
+    (draft.path / "stale.lock").touch()
+    if "resumable" not in sys.argv:
+        (draft.path / "stale.txt").touch()
     if moment == "while writing":
         (draft.path / "a.txt").write_bytes(b"fi")
         die()
@@ -356,6 +360,13 @@ except UserError as error:
 def test_difference_in_words(tmp_path: Path, settings: Any, inputs: dict[str, str], expected: str) -> None:
     build(tmp_path / "x")
     assert find_difference(read_manifest(tmp_path / "x"), settings, inputs) == expected
+
+
+def test_difference_of_seeds(tmp_path: Path) -> None:
+    build(tmp_path / "x", seed=1)
+    manifest = read_manifest(tmp_path / "x")
+    assert find_difference(manifest, Mill(), {"field": "f" * 64}, 1) == ""
+    assert find_difference(manifest, Mill(), {"field": "f" * 64}, 2) == "the seed was 1 and is now 2"
 
 
 def test_numbers_that_json_cannot_hold_are_refused_before_publication(tmp_path: Path) -> None:

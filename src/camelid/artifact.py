@@ -168,8 +168,16 @@ def verify(directory: Path, kind: str | None = None) -> Manifest:
     return manifest
 
 
-def find_difference(manifest: Manifest, settings: Settings | Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Says in words how a finished product differs from what is asked for now; empty when it does not."""
+def find_difference(
+    manifest: Manifest, settings: Settings | Mapping[str, Any], inputs: Mapping[str, str], seed: int | None = None
+) -> str:
+    """Says in words how a finished product differs from what is asked for now; empty when it does not.
+
+    Args:
+        seed: None where the product does not depend on it.
+    """
+    if seed is not None and manifest.seed != seed:
+        return f"the seed was {manifest.seed} and is now {seed}"
     wanted = _plain(settings)
     for path, old, new in _compare(manifest.settings, wanted, ""):
         return f"{path} was {_show(old)} and is now {_show(new)}"

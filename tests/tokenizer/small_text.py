@@ -6,7 +6,8 @@ from camelid.tokenizer.load import Tokenizer
 from camelid.tokenizer.settings import TokenizerSettings
 from camelid.tokenizer.train import train_tokenizer
 
-_WORDS = ["the", "llama", "climbs", "a", "steep", "mountain", "path", "while", "seventy", "snow", "clouds", "gather", "over", "quiet", "lakes"]
+_SENTENCE = "the llama climbs a steep mountain path while seventy snow clouds gather over quiet lakes"
+_WORDS = _SENTENCE.split()
 _CODE = 'class Llama:\n    """A model."""\n\n    def run(self, x=10):\n        return self.model(x + 1)\n'
 
 

@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,16 +171,17 @@ def test_sample_is_bounded_and_depends_on_content_and_seed_alone() -> None:
     assert 5 <= len(set(sample) & set(other)) <= 40
 
 
-def test_sample_of_endless_text_stays_within_its_memory() -> None:
-    held = 0
-
-    def blocks() -> Iterator[str]:
+def test_memory_holds_the_sample_and_not_the_corpus() -> None:
+    def texts_of_sixteen_megabytes() -> Iterator[str]:
         for i in range(2000):
             yield f"{i:08}" * 1000
 
-    sample = sample_texts(blocks(), 100_000, seed=1)
-    held = sum(map(len, sample))
-    assert 90_000 < held <= 100_000
+    tracemalloc.start()
+    sample = sample_texts(texts_of_sixteen_megabytes(), 100_000, seed=1)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 500_000
+    assert 90_000 < sum(map(len, sample)) <= 100_000
     assert max(int(block[:8]) for block in sample) > 1000, "late texts have the same chance as early ones"
 
 

@@ -8,7 +8,7 @@ import typer
 
 from camelid import __version__
 from camelid.cli import corpus, dataset, doctor, generate, report, run, tokenizer, train
-from camelid.errors import UserError
+from camelid.errors import StoppedError, UserError
 
 app = typer.Typer(
     name="camelid",
@@ -51,6 +51,8 @@ def main() -> NoReturn:
         app(standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
+    except StoppedError as error:
+        _fail(str(error), 128 + error.signal_number)
     except click.exceptions.Abort:
         _fail("stopped", 130)
     except click.ClickException as error:

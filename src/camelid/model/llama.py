@@ -50,7 +50,7 @@ class Attention(nn.Module):
         return self.wo(attend(layer, queries, keys, values).flatten(-2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        return x.view(*x.shape[:-1], -1, self.head_dim)
 
 
 class FeedForward(nn.Module):

@@ -20,4 +20,4 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def nearest_preset(name: str) -> str:
     """The preset whose name is most like `name`."""
-    return difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+    return max(PRESETS, key=lambda preset: difflib.SequenceMatcher(None, name, preset).ratio())

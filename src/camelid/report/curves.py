@@ -103,7 +103,10 @@ def _utilisation(run: Run) -> Chart:
     curves = _each_and_mean(run.steps, "utilisation")
     peak = run.measured("peak_flops_per_second")
     of = f" of {format_count(peak, 'FLOP/s')}, the speed of a large matrix product on this machine" if peak else ""
-    caption = f"Median {statistics.median(curves[0].values):.0%}{of}."
+    above = (
+        " Where it is above 100%, the machine was busier while that was measured." if max(curves[0].values) > 1 else ""
+    )
+    caption = f"Median {statistics.median(curves[0].values):.0%}{of}.{above}"
     return Chart("Utilisation", caption, curves, starts_at_zero=True, format_value="{:.0%}".format)
 
 

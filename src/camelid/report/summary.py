@@ -1,6 +1,7 @@
 """The top of the page: what this is in one sentence, the key numbers, and who wins."""
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from camelid.progress import format_count, format_duration
@@ -94,17 +95,13 @@ def judge(model: float, rows: list[dict[str, Any]]) -> str:
     if beaten:
         closest = min(beaten, key=lambda row: row["bits_per_byte"])
         margin = 1 - model / closest["bits_per_byte"]
-        every = "every compressor here" if len(beaten) == len(rows) > 1 else _join_names(map(_compressor_name, beaten))
-        nearest = ", the nearest" if len(beaten) > 1 else ""
-        name = f"{_compressor_name(closest)}{nearest}"
-        sentences.append(f"It beats {every}: {margin:.1%} fewer bits than {name}.")
+        nearest = f"{_compressor_name(closest)}{', the nearest' if len(beaten) > 1 else ''}"
+        sentences.append(f"It beats {_name_compressors(beaten, rows)}: {margin:.1%} fewer bits than {nearest}.")
     if better:
         best = min(better, key=lambda row: row["bits_per_byte"])
         excess = model / best["bits_per_byte"] - 1
-        sentences.append(
-            f"It loses to {_join_names(map(_compressor_name, better))}: {excess:.1%} more bits than "
-            f"{_compressor_name(best)}."
-        )
+        winner = f"{_compressor_name(best)}{', the best' if len(better) > 1 else ''}"
+        sentences.append(f"It loses to {_name_compressors(better, rows)}: {excess:.1%} more bits than {winner}.")
     return " ".join(sentences)
 
 
@@ -181,6 +178,10 @@ def _compressor_name(row: dict[str, Any]) -> str:
     return f"{row['name']} with the training text" if row["with_training_text"] else str(row["name"])
 
 
+def _name_compressors(some: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    return "every compressor here" if len(some) == len(rows) > 1 else _join_names(map(_compressor_name, some))
+
+
 def _machine(run: Run) -> str:
     manifest = run.manifests.get("train")
     if manifest is None:
@@ -190,6 +191,6 @@ def _machine(run: Run) -> str:
     return f"{threads} threads of {name}" if name and threads else name
 
 
-def _join_names(names: Any) -> str:
+def _join_names(names: Iterable[str]) -> str:
     *others, last = list(names)
-    return f"{', '.join(others)} and {last}" if others else str(last)
+    return f"{', '.join(others)} and {last}" if others else last

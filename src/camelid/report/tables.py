@@ -98,11 +98,19 @@ def _tokenizer(run: Run) -> list[Html]:
     best: dict[str, float] = {}
     for row in run.tokenizer_quality:
         best[row["source"]] = max(best.get(row["source"], 0.0), row["bytes_per_token"])
-    rows = [_quality_row(row, row["bytes_per_token"] == best[row["source"]]) for row in run.tokenizer_quality]
-    headers = ("tokenizer", "text", "bytes", "tokens", "bytes per token", "tokens from byte fallback")
+    is_comparison = len(run.tokenizer_quality) > len(best)
+    rows = [
+        _quality_row(row, is_comparison and row["bytes_per_token"] == best[row["source"]])
+        for row in run.tokenizer_quality
+    ]
+    headers = ("tokenizer", "text", "bytes", "tokens", "bytes per token", "tokens for one byte")
     return [
         table(headers, rows, num_text_columns=2),
-        note("More bytes per token: a shorter sequence for the same text. The best of each text is in bold."),
+        note(
+            "More bytes per token: a shorter sequence for the same text. ",
+            "The best of each text is in bold. " if is_comparison else "",
+            "What the vocabulary lacks, line breaks among it, is written byte by byte: the last column.",
+        ),
     ]
 
 

@@ -136,8 +136,10 @@ class StreamDecoder:
         """
         if not 0 <= token < len(self._surfaces):
             raise ValueError(f"token id {token} is not in a vocabulary of {len(self._surfaces):,}")
+        if self._is_control[token]:
+            return self.flush()  # no character runs over the end of a text
         surface = self._surfaces[token]
-        if self._is_at_start and not self._is_control[token]:
+        if self._is_at_start:
             self._is_at_start = False
             # The space that SentencePiece puts before every text.
             if self._can_lose_space[token]:
@@ -145,7 +147,7 @@ class StreamDecoder:
         return self._utf8.decode(surface)
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that was never completed."""
+        """What is left at the end of a text: U+FFFD for a character that was never completed."""
         return self._utf8.decode(b"", final=True)
 
 

@@ -133,6 +133,6 @@ def _explain(message: str, vocab_size: int) -> str:
     if required := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", message):
         return (
             f"tokenizer.vocab_size {vocab_size:,} is too small for the characters of the text; set it to "
-            f"{int(required[1]) + 1:,} or more, or lower tokenizer.character_coverage"
+            f"{int(required[1]):,} or more, or lower tokenizer.character_coverage"
         )
     return f"SentencePiece could not learn a tokenizer: {message}"

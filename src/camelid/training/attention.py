@@ -33,7 +33,8 @@ def causal_attention_cpu(_layer: int, queries: Tensor, keys: Tensor, values: Ten
     group = queries.shape[2] // keys.shape[2]
     if group > 1:
         keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
-    attended: Tensor = _CausalAttention.apply(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+    heads_first = [x.transpose(1, 2) for x in (queries, keys, values)]
+    attended: Tensor = _CausalAttention.apply(*heads_first)  # type: ignore[no-untyped-call]
     return attended.transpose(1, 2)
 
 

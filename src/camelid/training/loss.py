@@ -31,7 +31,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, is_com
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     if not torch.is_grad_enabled():
         return _loss_alone(hidden, weight.to(dtype), targets)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, dtype, is_compiled)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, dtype, is_compiled)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -69,8 +69,8 @@ class TrainSettings(Settings):
             )
         if self.batch_sequences % self.microbatch_size:
             raise ValueError(
-                f"microbatch_sequences {self.microbatch_sequences} does not divide the {self.batch_sequences} sequences "
-                "of a batch"
+                f"microbatch_sequences {self.microbatch_sequences} does not divide the batch of {self.batch_sequences} "
+                "sequences"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps:,} must be below steps {self.steps:,}")

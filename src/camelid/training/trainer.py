@@ -20,7 +20,7 @@ from camelid import artifact
 from camelid.artifact import Draft, Manifest
 from camelid.checkpoint import native
 from camelid.dataset.loader import Loader
-from camelid.errors import UserError
+from camelid.errors import StoppedError, UserError
 from camelid.metrics import MetricsWriter
 from camelid.model.config import ModelConfig
 from camelid.model.initialize import initialize
@@ -28,7 +28,7 @@ from camelid.model.llama import Transformer
 from camelid.planning.shapes import count_parameters, training_flops_per_token
 from camelid.progress import progress
 from camelid.training.attention import choose_attention
-from camelid.training.device import Execution, choose_execution, measure_peak_flops
+from camelid.training.device import Execution, choose_execution, measure_peak_flops, use_huge_pages
 from camelid.training.loss import linear_cross_entropy
 from camelid.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from camelid.training.schedule import learning_rate
@@ -40,15 +40,6 @@ SAMPLES_NAME = "samples.jsonl"
 
 Sample = Callable[[Transformer], list[dict[str, Any]]]
 """Called at intervals with the model; what it returns is written to samples.jsonl."""
-
-
-class Interrupted(Exception):
-    """SIGTERM or SIGINT came; the state after `step` steps is on disk."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
-        self.step = step
 
 
 @dataclass(frozen=True)
@@ -69,6 +60,7 @@ class Trainer:
         self.settings = settings
         self.data = data
         self.seed = seed
+        use_huge_pages()
         self.execution = choose_execution(settings)
         torch.set_num_threads(self.execution.num_threads)
         self.model = Transformer(config)
@@ -90,7 +82,7 @@ class Trainer:
         settings = self.settings
         batch = torch.from_numpy(self.data.loader.batch(self.step)).long()  # [batch, T + 1]
         loss = torch.zeros((), device=self.execution.device)
-        for rows in batch.split(settings.microbatch_size):
+        for rows in torch.split(batch, settings.microbatch_size):
             loss += self._accumulate(rows.to(self.execution.device, non_blocking=True))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
         set_learning_rate(self.optimizer, learning_rate(self.step, settings))
@@ -161,7 +153,7 @@ def train(
 
     Raises:
         UserError: the begun run has other settings or inputs, or the disk is too full for a checkpoint.
-        Interrupted: SIGTERM or SIGINT; the state was saved first.
+        StoppedError: SIGTERM or SIGINT; the state was saved first.
     """
     recorded = {**settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
     logs = (METRICS_NAME, SAMPLES_NAME)
@@ -239,7 +231,10 @@ def _run(
             if is_last or stop_signal or trainer.step % settings.checkpoint_interval == 0:
                 _save(trainer, draft.path, recorded, inputs)
             if stop_signal and not is_last:
-                raise Interrupted(stop_signal[0], trainer.step)
+                raise StoppedError(
+                    stop_signal[0],
+                    f"stopped after step {trainer.step:,}; the state is saved, the same command goes on from there",
+                )
     draft.environment.update(execution.describe(), cpu=execution.describe()["device"])
     draft.facts.update(
         num_parameters=count_parameters(trainer.config),
