@@ -45,6 +45,8 @@ class Stage:
     settings: Callable[[Run], Settings | Mapping[str, Any]]
     inputs: Callable[[Run], dict[str, str]]
     build: Callable[[Run, dict[str, str]], Manifest]
+    is_seeded: bool = False
+    """Whether the product depends on the recipe's seed."""
 
 
 def run_chain(run: Run, last_stage: str, is_rebuilt: bool = False) -> None:
@@ -77,7 +79,8 @@ def is_finished(run: Run, stage_name: str) -> bool:
 
 def _difference(run: Run, stage: Stage) -> str:
     manifest = artifact.read_manifest(run.path(stage.name))
-    return artifact.find_difference(manifest, stage.settings(run), stage.inputs(run))
+    seed = run.recipe.seed if stage.is_seeded else None
+    return artifact.find_difference(manifest, stage.settings(run), stage.inputs(run), seed)
 
 
 def _bring_up_to_date(run: Run, stage: Stage, is_rebuilt: bool) -> None:
@@ -236,11 +239,15 @@ def _inputs_from(*stages: str) -> Callable[[Run], dict[str, str]]:
 
 STAGES = (
     Stage("corpus", _corpus_settings, _corpus_inputs, _build_corpus),
-    Stage("tokenizer", lambda run: run.recipe.tokenizer, _inputs_from("corpus"), _build_tokenizer),
+    Stage("tokenizer", lambda run: run.recipe.tokenizer, _inputs_from("corpus"), _build_tokenizer, is_seeded=True),
     Stage("dataset", lambda run: run.recipe.dataset, _inputs_from("corpus", "tokenizer"), _build_dataset),
-    Stage("train", _train_settings, _inputs_from("dataset", "tokenizer"), _build_train),
+    Stage("train", _train_settings, _inputs_from("dataset", "tokenizer"), _build_train, is_seeded=True),
     Stage(
-        "evaluation", lambda run: run.recipe.evaluation, _inputs_from("corpus", "dataset", "train"), _build_evaluation
+        "evaluation",
+        lambda run: run.recipe.evaluation,
+        _inputs_from("corpus", "dataset", "train"),
+        _build_evaluation,
+        is_seeded=True,
     ),
     Stage(
         "report",

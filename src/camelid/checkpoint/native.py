@@ -20,7 +20,7 @@ from torch import Tensor
 from camelid import artifact
 from camelid.errors import UserError
 from camelid.model.config import ModelConfig
-from camelid.planning.shapes import parameter_shapes
+from camelid.planning.shapes import count_parameters, parameter_shapes
 from camelid.settings import validate
 
 KIND = "checkpoint"
@@ -53,7 +53,7 @@ def save_checkpoint(
     """
     with artifact.publish(directory, kind=KIND, settings=settings, inputs=inputs, seed=seed) as draft:
         draft.environment.update(environment)
-        draft.facts.update(progress)
+        draft.facts.update(progress, num_parameters=count_parameters(config))
         _write_json(draft.path / CONFIG_NAME, config.model_dump(mode="json"))
         _write_json(draft.path / PROGRESS_NAME, dict(progress))
         shutil.copyfile(tokenizer, draft.path / TOKENIZER_NAME)

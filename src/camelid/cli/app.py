@@ -3,8 +3,8 @@
 import sys
 from typing import NoReturn
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from camelid import __version__
 from camelid.cli import corpus, dataset, doctor, generate, report, run, tokenizer, train
@@ -53,13 +53,10 @@ def main() -> NoReturn:
         _fail(str(error), 2)
     except StoppedError as error:
         _fail(str(error), 128 + error.signal_number)
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
+    except TyperException as error:
+        _fail(f"{error.format_message().rstrip('.')}; see camelid --help", 2)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -43,34 +43,20 @@ def build_evaluation(
         texts: list[bytes] = []
         for source in dataset.held_out_sources:
             chosen = choose_documents(dataset.read_held_out(source), settings.max_tokens)
-            stride = max(1, round(train.sequence_length * (1 - settings.context_share)))
             losses[source] = measure_held_out(
                 llama.model,
                 chosen,
                 execution=execution,
                 sequence_length=train.sequence_length,
-                stride=stride,
+                stride=max(1, round(train.sequence_length * (1 - settings.context_share))),
                 batch_size=train.microbatch_size,
             )
             documents = (d.text.encode() for d in read_documents(corpus, "held_out") if d.source == source)
             texts += [text for text, _ in zip(documents, chosen, strict=False)]
-        num_bytes = sum(loss.num_bytes for loss in losses.values())
-        results: dict[str, Any] = {
-            "num_bytes": num_bytes,
-            "bits_per_byte": sum(loss.bits_per_byte * loss.num_bytes for loss in losses.values()) / num_bytes,
-            "sources": {
-                source: {
-                    "num_bytes": loss.num_bytes,
-                    "num_tokens": loss.num_tokens,
-                    "nats_per_token": loss.nats_per_token,
-                    "bits_per_byte": loss.bits_per_byte,
-                }
-                for source, loss in losses.items()
-            },
-            "compressors": [
-                asdict(row)
-                for row in measure_compression(b"".join(texts), _training_text(corpus, settings.max_compressor_bytes))
-            ],
+        training_text = _training_text(corpus, settings.max_compressor_bytes)
+        results = {
+            **_tabulate(losses),
+            "compressors": [asdict(row) for row in measure_compression(b"".join(texts), training_text)],
             "samples": [
                 {
                     "prompt": prompt,
@@ -82,8 +68,18 @@ def build_evaluation(
         }
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
         (draft.path / RESULTS_NAME).write_text(text, encoding="utf-8")
-        draft.facts.update(bits_per_byte=results["bits_per_byte"], num_bytes=num_bytes)
+        draft.facts.update(bits_per_byte=results["bits_per_byte"], num_bytes=results["num_bytes"])
     return artifact.read_manifest(directory)
+
+
+def _tabulate(losses: Mapping[str, HeldOutLoss]) -> dict[str, Any]:
+    num_bytes = sum(loss.num_bytes for loss in losses.values())
+    names = ("num_bytes", "num_tokens", "nats_per_token", "bits_per_byte")
+    return {
+        "num_bytes": num_bytes,
+        "bits_per_byte": sum(loss.bits_per_byte * loss.num_bytes for loss in losses.values()) / num_bytes,
+        "sources": {source: {name: getattr(loss, name) for name in names} for source, loss in losses.items()},
+    }
 
 
 def _continue(llama: Llama, prompt: str, settings: EvaluationSettings, seed: int) -> str:

@@ -25,6 +25,8 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class RMSNorm(nn.Module):
+    """The norm of `operations.rms_norm` with its gain."""
+
     def __init__(self, dim: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
@@ -35,6 +37,8 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Grouped-query attention with rotary positions; `attend` brings the attention itself."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_dim = config.head_dim
@@ -54,6 +58,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """SwiGLU between two widths: w2(silu(w1 x) * w3 x)."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.w1 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
@@ -65,6 +71,8 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and feed-forward layer, each normalised before and added to the residual stream."""
+
     def __init__(self, config: ModelConfig, index: int):
         super().__init__()
         self.index = index

@@ -21,7 +21,7 @@ from camelid.artifact import Draft, Manifest
 from camelid.checkpoint import native
 from camelid.dataset.loader import Loader
 from camelid.errors import StoppedError, UserError
-from camelid.metrics import MetricsWriter
+from camelid.metrics import MetricsWriter, read_metrics
 from camelid.model.config import ModelConfig
 from camelid.model.initialize import initialize
 from camelid.model.llama import Transformer
@@ -73,6 +73,11 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, settings)
         self.step = 0
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens trained on so far."""
+        return self.step * self.settings.batch_tokens
+
     def take_step(self) -> tuple[Tensor, Tensor]:
         """One optimizer step.
 
@@ -121,7 +126,7 @@ class Trainer:
             config=self.config,
             weights=self.model.weights(),
             optimizer=optimizer_state(self.model, self.optimizer),
-            progress={"step": self.step, "num_tokens": self.step * self.settings.batch_tokens},
+            progress={"step": self.step, "num_tokens": self.num_tokens},
             tokenizer=self.data.tokenizer,
             settings=settings,
             inputs=inputs,
@@ -171,7 +176,7 @@ def _take_up(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], 
     if not checkpoints:
         return
     manifest = artifact.verify(checkpoints[-1], native.KIND)
-    difference = artifact.find_difference(manifest, recorded, inputs)
+    difference = artifact.find_difference(manifest, recorded, inputs, trainer.seed)
     if difference:
         raise UserError(
             f"{train_folder} was begun otherwise: {difference}; give it the old settings, begin in another folder "
@@ -190,69 +195,75 @@ def _run(
 ) -> None:
     settings, execution = trainer.settings, trainer.execution
     peak = measure_peak_flops(execution.device, execution.compute_dtype)
-    flops_per_token = training_flops_per_token(trainer.config, settings.sequence_length)
-    held_out: dict[str, HeldOutLoss] = {}
-    final_loss = float("nan")
     with (
         MetricsWriter(draft.path / METRICS_NAME, keep_until_step=trainer.step) as metrics,
         MetricsWriter(draft.path / SAMPLES_NAME, keep_until_step=trainer.step) as samples,
-        _stop_signals() as stop_signal,
+        _stop_signals() as stop_signals,
         progress("train", settings.steps * settings.batch_tokens, "tokens") as advance,
     ):
         advance(trainer.step * settings.batch_tokens)
         while trainer.step < settings.steps:
-            rate = learning_rate(trainer.step, settings)
-            start = time.perf_counter()
-            loss, norm = trainer.take_step()
-            final_loss = loss.item()
-            seconds = time.perf_counter() - start
-            speed = settings.batch_tokens / seconds
-            metrics.write(
-                "train",
-                trainer.step,
-                loss=final_loss,
-                learning_rate=rate,
-                grad_norm=norm.item(),
-                num_tokens=trainer.step * settings.batch_tokens,
-                tokens_per_second=speed,
-                flops_per_second=speed * flops_per_token,
-                utilisation=speed * flops_per_token / peak,
-                seconds=seconds,
-            )
+            _take_step(trainer, metrics, peak)
             advance(settings.batch_tokens)
             is_last = trainer.step == settings.steps
             if is_last or trainer.step % settings.held_out_interval == 0:
-                held_out = _report_held_out(trainer, metrics)
+                _report_held_out(trainer, metrics)
             if sample is not None and (is_last or trainer.step % settings.sample_interval == 0):
                 # Text grows token by token, and generated code would be made again for each length.
                 with torch.compiler.set_stance("force_eager"):
                     for record in sample(trainer.model):
                         samples.write("sample", trainer.step, **record)
-            if is_last or stop_signal or trainer.step % settings.checkpoint_interval == 0:
+            if is_last or stop_signals or trainer.step % settings.checkpoint_interval == 0:
                 _save(trainer, draft.path, recorded, inputs)
-            if stop_signal and not is_last:
+            if stop_signals and not is_last:
                 raise StoppedError(
-                    stop_signal[0],
+                    stop_signals[0],
                     f"stopped after step {trainer.step:,}; the state is saved, the same command goes on from there",
                 )
-    draft.environment.update(execution.describe(), cpu=execution.describe()["device"])
-    draft.facts.update(
-        num_parameters=count_parameters(trainer.config),
-        flops_per_token=flops_per_token,
-        num_tokens=settings.steps * settings.batch_tokens,
-        final_loss=final_loss,
-        held_out={
-            source: {"nats_per_token": loss.nats_per_token, "bits_per_byte": loss.bits_per_byte}
-            for source, loss in held_out.items()
-        },
-        **trainer.data.facts,
+    draft.environment.update(execution.describe(), peak_flops_per_second=peak, peak_bytes=_peak_bytes(execution))
+    draft.facts.update(_summarise(trainer, draft.path / METRICS_NAME), **trainer.data.facts)
+
+
+def _take_step(trainer: Trainer, metrics: MetricsWriter, peak: float) -> None:
+    settings = trainer.settings
+    rate = learning_rate(trainer.step, settings)
+    start = time.perf_counter()
+    loss, norm = trainer.take_step()
+    values = {"loss": loss.item(), "learning_rate": rate, "grad_norm": norm.item()}
+    seconds = time.perf_counter() - start
+    speed = settings.batch_tokens / seconds
+    flops = speed * training_flops_per_token(trainer.config, settings.sequence_length)
+    metrics.write(
+        "train",
+        trainer.step,
+        **values,
+        num_tokens=trainer.num_tokens,
+        tokens_per_second=speed,
+        flops_per_second=flops,
+        utilisation=flops / peak,
+        seconds=seconds,
     )
-    draft.environment.update(peak_flops_per_second=peak, peak_bytes=_peak_bytes(execution))
 
 
-def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> dict[str, HeldOutLoss]:
-    held_out = trainer.measure_held_out()
-    for source, loss in held_out.items():
+def _summarise(trainer: Trainer, metrics: Path) -> dict[str, Any]:
+    """What the manifest says of a run; from the metrics, for a resumed run may have had no step left to take."""
+    last = {record["kind"]: record["step"] for record in read_metrics(metrics)}
+    held_out = [record for record in read_metrics(metrics, "held_out") if record["step"] == last["held_out"]]
+    final = [record for record in read_metrics(metrics, "train") if record["step"] == last["train"]]
+    return {
+        "num_parameters": count_parameters(trainer.config),
+        "flops_per_token": training_flops_per_token(trainer.config, trainer.settings.sequence_length),
+        "num_tokens": trainer.num_tokens,
+        "final_loss": final[-1]["loss"],
+        "held_out": {
+            record["source"]: {name: record[name] for name in ("nats_per_token", "bits_per_byte")}
+            for record in held_out
+        },
+    }
+
+
+def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> None:
+    for source, loss in trainer.measure_held_out().items():
         metrics.write(
             "held_out",
             trainer.step,
@@ -260,7 +271,6 @@ def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> dict[str, Held
             nats_per_token=loss.nats_per_token,
             bits_per_byte=loss.bits_per_byte,
         )
-    return held_out
 
 
 def _save(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
@@ -268,8 +278,16 @@ def _save(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], inp
     if not directory.exists():
         _check_space(trainer, train_folder)
         trainer.save(directory, recorded, inputs)
-    for old in native.list_checkpoints(train_folder)[: -trainer.settings.num_kept_checkpoints]:
+    for old in _superseded_checkpoints(trainer, train_folder):
         shutil.rmtree(old)
+
+
+def _superseded_checkpoints(trainer: Trainer, train_folder: Path) -> list[Path]:
+    """All but the latest regular ones; a checkpoint that a stop signal caused goes with the next regular one."""
+    settings = trainer.settings
+    steps = [*range(settings.checkpoint_interval, trainer.step + 1, settings.checkpoint_interval), trainer.step]
+    kept = {native.checkpoint_path(train_folder, step) for step in sorted(set(steps))[-settings.num_kept_checkpoints :]}
+    return [path for path in native.list_checkpoints(train_folder) if path not in kept]
 
 
 def _check_space(trainer: Trainer, train_folder: Path) -> None:

@@ -1,0 +1,195 @@
+"""Training speed on a CPU beside a transformers and torch loop, in bfloat16: python benchmarks/train_cpu.py
+
+Each contender lives in a process of its own and waits while the others work. They take turns, a few steps at a time, so
+that a machine whose speed drifts slows all of them alike; ratios are formed turn by turn and their median is quoted.
+All train the same LLaMA shape on the same random tokens with fused AdamW and clipping.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+VOCAB_SIZE = 32000
+STEPS_OF_A_TURN = 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and batch that all contenders train."""
+
+    preset: str
+    sequence_length: int
+    batch_size: int
+
+
+SHAPES = {"15m": Shape("15m", 256, 8), "110m": Shape("110m", 1024, 2)}
+CONTENDERS = ("camelid", "transformers eager", "transformers compiled")
+Step = Callable[[], Any]
+
+
+def make_camelid(shape: Shape) -> Step:
+    import numpy as np
+
+    from camelid.model.config import ModelSettings
+    from camelid.training.settings import TrainSettings
+    from camelid.training.trainer import Data, Trainer
+
+    rng = np.random.default_rng(1)
+
+    class RandomTokens:
+        def batch(self, _step: int) -> Any:
+            return rng.integers(0, VOCAB_SIZE, (shape.batch_size, shape.sequence_length + 1))
+
+    settings = TrainSettings(
+        steps=1_000_000,
+        sequence_length=shape.sequence_length,
+        batch_tokens=shape.batch_size * shape.sequence_length,
+        precision="bfloat16",
+    )
+    config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
+    loader: Any = RandomTokens()
+    trainer = Trainer(config, settings, Data(loader, {}, Path(), {}), seed=1)
+    return lambda: trainer.take_step()[0].item()
+
+
+def make_transformers(shape: Shape, is_compiled: bool) -> Step:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from camelid.model.config import ModelSettings
+
+    ours = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
+    config = LlamaConfig(
+        hidden_size=ours.dim,
+        num_hidden_layers=ours.num_layers,
+        num_attention_heads=ours.num_heads,
+        num_key_value_heads=ours.num_kv_heads,
+        intermediate_size=ours.ffn_hidden_dim,
+        vocab_size=VOCAB_SIZE,
+        max_position_embeddings=ours.max_sequence_length,
+        tie_word_embeddings=ours.is_head_tied,
+    )
+    model: Any = LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    forward = torch.compile(model) if is_compiled else model
+
+    def step() -> float:
+        tokens = torch.randint(0, VOCAB_SIZE, (shape.batch_size, shape.sequence_length))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    return step
+
+
+def work(contender: str, shape: Shape, num_threads: int, connection: Connection) -> None:
+    """Makes one contender ready, then answers each message with the seconds of one turn."""
+    import torch
+
+    torch.set_num_threads(num_threads)
+    step = make_camelid(shape) if contender == "camelid" else make_transformers(shape, contender.endswith("compiled"))
+    torch.set_num_threads(num_threads)
+    for _ in range(2):
+        step()
+    connection.send(0.0)
+    while connection.recv():
+        start = time.perf_counter()
+        for _ in range(STEPS_OF_A_TURN):
+            step()
+        connection.send(time.perf_counter() - start)
+
+
+def measure_peak(num_threads: int) -> float:
+    import torch
+
+    from camelid.training.device import measure_peak_flops
+
+    torch.set_num_threads(num_threads)
+    return measure_peak_flops(torch.device("cpu"), torch.bfloat16, seconds=1.0)
+
+
+def compare(shape: Shape, num_turns: int, num_threads: int) -> dict[str, Any]:
+    """Lets the contenders take turns; tokens/s as minimum, median and maximum, and Camelid's ratio to each other."""
+    from camelid.model.config import ModelSettings
+    from camelid.planning.shapes import training_flops_per_token
+
+    context = multiprocessing.get_context("spawn")
+    connections, processes = {}, []
+    for contender in CONTENDERS:
+        connections[contender], theirs = context.Pipe()
+        process = context.Process(target=work, args=(contender, shape, num_threads, theirs), daemon=True)
+        process.start()
+        processes.append(process)
+        connections[contender].recv()
+    tokens = STEPS_OF_A_TURN * shape.batch_size * shape.sequence_length
+    speeds: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
+    for _ in range(num_turns):
+        for contender, connection in connections.items():
+            connection.send(True)
+            speeds[contender].append(tokens / connection.recv())
+    for connection in connections.values():
+        connection.send(False)
+    for process in processes:
+        process.join()
+    peak = measure_peak(num_threads)
+    config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
+    flops = training_flops_per_token(config, shape.sequence_length)
+    return {
+        **asdict(shape),
+        "tokens_per_second": {
+            name: {"min": min(values), "median": statistics.median(values), "max": max(values)}
+            for name, values in speeds.items()
+        },
+        "ratio_of_camelid_to": {
+            name: statistics.median(a / b for a, b in zip(speeds["camelid"], values, strict=True))
+            for name, values in speeds.items()
+            if name != "camelid"
+        },
+        "bfloat16_peak_flops_per_second": peak,
+        "camelid_share_of_peak": statistics.median(speeds["camelid"]) * flops / peak,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="which shapes; all unless given")
+    parser.add_argument("--turns", type=int, default=9, help="turns of each contender")
+    parser.add_argument("--threads", type=int, default=2, help="processor threads of each contender")
+    parser.add_argument("--output", type=Path, help="where to write the result as JSON")
+    arguments = parser.parse_args()
+    import torch
+    import transformers
+
+    from camelid.training.device import cpu_name
+
+    result = {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu_name(),
+        "num_threads": arguments.threads,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "python": platform.python_version(),
+        "shapes": {
+            name: compare(SHAPES[name], arguments.turns, arguments.threads) for name in arguments.shape or SHAPES
+        },
+    }
+    text = json.dumps(result, indent=1)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
