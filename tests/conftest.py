@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny import write_tiny_recipe
+
+from camelid.pipeline import Run, run_chain
+from camelid.recipe import load_recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -16,3 +20,13 @@ def shared_data() -> Path:
             pytest.fail(f"{SHARED} is missing, and CAMELID_REQUIRE_SHARED=1 says that it must be there")
         pytest.skip("the shared sample data is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the tiny recipe; tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("tiny")
+    recipe, base = load_recipe(str(write_tiny_recipe(folder)))
+    run = Run(recipe, folder / "run", base, {})
+    run_chain(run, "report")
+    return run.directory

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from camelid.errors import UserError
+
 if TYPE_CHECKING:
     from camelid.pipeline import Run
 
@@ -26,14 +28,22 @@ def describe_run(recipe: str, out: Path | None, overrides: list[str], compare: l
     from camelid.recipe import load_recipe
 
     loaded, base = load_recipe(recipe, overrides)
-    compared = {path.parent.name if path.is_file() else path.name: path for path in compare}
-    return Run(loaded, out or Path("runs") / loaded.name, base, compared)
+    run = Run(loaded, out or Path("runs") / loaded.name, base, {str(path): path for path in compare})
+    for path in compare:
+        if not path.exists():
+            raise UserError(f"--compare-tokenizer: {path} does not exist; name a tokenizer.model or a folder with one")
+    if compare and run.path("tokenizer").exists():
+        raise UserError(
+            f"{run.path('tokenizer')} is finished and is not changed any more; compare with camelid tokenizer "
+            f"compare {run.directory} {compare[0]}"
+        )
+    return run
 
 
 def run_stages(
     recipe: str, out: Path | None, overrides: list[str], compare: list[Path], last_stage: str, is_rebuilt: bool
 ) -> "Run":
-    """Runs the chain up to one stage; a stop signal ends the process as the signal would."""
+    """Runs the chain of a recipe up to one stage."""
     from camelid.pipeline import run_chain
 
     run = describe_run(recipe, out, overrides, compare)
