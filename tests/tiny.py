@@ -46,7 +46,7 @@ checkpoint_interval = 2
 sample_tokens = 8
 """
 
-_WORDS = "llama wool grass hill river snow stone cloud walks sleeps sees hears the a over under near and or not".split()
+_WORDS = ("llama", "wool", "grass", "hill", "river", "snow", "stone", "cloud", "sleeps", "sees", "hears", "the", "over")
 
 
 def write_tiny_recipe(folder: Path) -> Path:

@@ -112,9 +112,7 @@ def test_truncated_and_changed_shards(camelid: CommandLine, own_run: Path) -> No
     assert "SHA-256" in sentence
 
 
-def test_disk_too_full_for_a_checkpoint(
-    camelid: CommandLine, own_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_too_full_for_a_checkpoint(camelid: CommandLine, own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(own_run / "train")
     usage = shutil.disk_usage(own_run)
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=1000))

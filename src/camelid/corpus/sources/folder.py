@@ -52,7 +52,7 @@ def _read_stream(source: FolderSource, file: IO[bytes], path: str) -> Found:
     if path.endswith(".gz"):
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=file))
     elif path.endswith(".zst"):
-        stream = zstandard.ZstdDecompressor().stream_reader(file)
+        stream = cast(IO[bytes], io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file)))
     if path.endswith(_COMPRESSED):
         name = path.rpartition(".")[0]
     if name.endswith(".jsonl"):
@@ -67,7 +67,8 @@ def _read_text(source: FolderSource, stream: IO[bytes], path: str) -> Found:
     data = bytearray()
     damage: Exception | None = None
     try:
-        while piece := stream.read(1 << 20):
+        # One read of the compressed file at a time: what stands before a damaged place comes through.
+        while piece := cast(io.BufferedIOBase, stream).read1(1 << 16):
             data += piece
     except _READ_ERRORS as error:
         damage = error
@@ -88,10 +89,9 @@ def _read_text(source: FolderSource, stream: IO[bytes], path: str) -> Found:
 
 
 def _read_json_lines(source: FolderSource, stream: IO[bytes], path: str) -> Found:
-    lines = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
     offset = 0
     try:
-        for offset, line in enumerate(lines):
+        for offset, line in enumerate(stream):
             if line.strip():
                 yield _parse_line(source, line, path, offset)
     except _READ_ERRORS as error:
