@@ -52,6 +52,8 @@ def test_a_count_reads_back_within_half_a_percent_and_has_no_exponent(count: flo
         (200, "3 min 20 s"),
         (3599.7, "1 h 0 min"),
         (18_600, "5 h 10 min"),
+        (72 * 3600, "3 days"),
+        (9_800 * 365 * 86_400, "9,800 years"),
     ],
 )
 def test_durations(seconds: float, expected: str) -> None:

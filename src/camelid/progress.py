@@ -28,14 +28,18 @@ def progress(label: str, total: int | None, unit: str) -> Iterator[Advance]:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as `41 s`, `3 min 20 s` or `5 h 10 min`."""
+    """Seconds as `41 s`, `3 min 20 s`, `5 h 10 min`, `12 days` or `9,800 years`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 72:
+        return f"{hours} h {minutes} min"
+    days = hours // 24
+    return f"{days} days" if days < 730 else f"{days // 365:,} years"
 
 
 def format_count(count: float, unit: str = "") -> str:
