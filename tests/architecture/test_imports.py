@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 
-BASE = ("errors", "settings", "lock", "artifact", "metrics", "progress")
+BASE = ("errors", "settings", "lock", "artifact", "metrics", "progress", "encoding")
 """Everything may import these; they import one another and nothing else."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -40,7 +40,19 @@ ABOVE: dict[str, tuple[str, ...]] = {
 }
 """What puts the rooms together; no room may import it."""
 
-TORCH = ("model", "checkpoint.native", "training", "inference", "evaluation", "cli")
+TORCH = (
+    "model",
+    "checkpoint.native",
+    "checkpoint.meta_pth",
+    "checkpoint.verify",
+    "training",
+    "inference.cache",
+    "inference.llama",
+    "inference.sampler",
+    "inference.runners.torch",
+    "evaluation",
+    "cli",
+)
 WITHOUT_TORCH = ("model.config", "model.presets", "training.settings", "inference.settings", "evaluation.settings")
 """What may import torch, and the exceptions below it."""
 
@@ -52,6 +64,8 @@ WITHOUT_TORCH_TRANSITIVELY = (
     "report",
     "recipe",
     "pipeline",
+    "checkpoint.stored",
+    "inference.step",
     *WITHOUT_TORCH,
 )
 SLOW = ("torch", "pyarrow", "sentencepiece", "matplotlib", "transformers", "safetensors")
