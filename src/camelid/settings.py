@@ -102,7 +102,7 @@ def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:
         node: Any = result
         for position, key in enumerate(keys[:-1]):
             node = _descend(node, key, ".".join(keys[: position + 1]), override)
-        _assign(node, keys[-1], _parse_value(text.strip()), override)
+        _assign(node, keys[-1], parse_value(text.strip()), override)
     return result
 
 
@@ -160,7 +160,8 @@ def _list_index(items: list[Any], key: str, override: str) -> int:
     return int(key)
 
 
-def _parse_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """What a person typed as a value: TOML where it is that, otherwise the text itself."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
