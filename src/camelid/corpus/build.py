@@ -156,9 +156,9 @@ def _read(task: _Task, books: Books, drops: list[Drop]) -> Iterator[Document]:
         for found in read_file(source, task.root, path):
             books.records_in += 1
             if not isinstance(found, RawRecord):
-                drops.append(Drop(source.name, found.path, found.offset, 0, "read", found.reason, found.detail))
+                drops.append(Drop(source.name, found.path, found.offset, 0, found.step, found.reason, found.detail))
                 continue
-            books.bytes_in += len(found.text.encode())
+            books.bytes_in += len(found.text.encode()) if found.num_raw_bytes is None else found.num_raw_bytes
             yield Document(
                 id=make_id(source.name, found.path, found.offset),
                 text=found.text,
@@ -167,7 +167,8 @@ def _read(task: _Task, books: Books, drops: list[Drop]) -> Iterator[Document]:
                 path=found.path,
                 offset=found.offset,
                 title=found.title,
-                licence=source.licence,
+                licence=found.licence or source.licence,
+                language=found.language,
             )
 
 

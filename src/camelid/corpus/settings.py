@@ -4,26 +4,21 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from camelid.corpus.source_settings import FilesSource
 from camelid.settings import Settings
 
 
-class FolderSource(Settings):
+class FolderSource(FilesSource):
     """Any folder of text: .txt, .md, .jsonl and .parquet, also gzip or zstd compressed and inside tar archives."""
 
     kind: Literal["folder"]
     """Says that this source is a folder."""
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    """Name of the source; mixture shares and held-out losses go by it."""
-    path: str
-    """The folder, or a single file; relative to the recipe's folder."""
     suffixes: tuple[str, ...] = (".txt", ".md")
     """Endings of files that are one text each."""
     text_field: str = "text"
     """Field of JSON lines and column of Parquet files that holds the text."""
     separator: str | None = None
     """Cuts a text file into documents wherever it occurs, or nothing."""
-    licence: str | None = None
-    """Licence of the texts, recorded with each document."""
 
 
 class PythonLibrarySource(Settings):

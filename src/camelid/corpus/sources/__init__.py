@@ -1,48 +1,61 @@
-"""Readers of raw formats. Each lists its files and yields the records of one file."""
+"""Readers of raw formats, a module for each kind of source. Each lists its files and yields the records of one file."""
 
-from collections.abc import Iterator
+import importlib
 from pathlib import Path
+from typing import Any, Protocol, cast
 
-from camelid.corpus.settings import FolderSource, PythonLibrarySource, Source
-from camelid.corpus.sources import folder, python_library
-from camelid.corpus.sources.record import RawRecord, Unreadable
+from camelid.corpus.settings import PythonLibrarySource, Source
+from camelid.corpus.sources.record import Found
 from camelid.errors import UserError
+
+
+class Reader(Protocol):
+    """What the module of a kind of source offers."""
+
+    def list_files(self, source: Any, root: Path) -> list[str]:
+        """Paths of the source's files below its root, in a fixed order."""
+
+    def read_file(self, source: Any, root: Path, path: str) -> Found:
+        """The records of one file, and what of it gives none."""
 
 
 def source_root(source: Source, base: Path) -> Path:
     """The folder that a source's paths are relative to."""
-    match source:
-        case FolderSource():
-            root = base / source.path
-            return root.parent if root.is_file() else root
-        case PythonLibrarySource():
-            return python_library.root()
+    if isinstance(source, PythonLibrarySource):
+        from camelid.corpus.sources import python_library
+
+        return python_library.root()
+    path = base / source.path
+    return path.parent if path.is_file() else path
 
 
 def list_files(source: Source, base: Path) -> list[str]:
-    """Paths of a source's files below its root, sorted.
+    """Paths of a source's files below its root, in a fixed order.
 
     Raises:
         UserError: the folder is missing or empty.
     """
-    match source:
-        case FolderSource():
-            path = base / source.path
-            if not path.exists():
-                raise UserError(f"source {source.name!r}: {path} does not exist; mend corpus.sources in the recipe")
-            files = [path.name] if path.is_file() else folder.list_files(path)
-        case PythonLibrarySource():
-            path = python_library.root()
-            files = python_library.list_files(path)
+    root = source_root(source, base)
+    path = root if isinstance(source, PythonLibrarySource) else base / source.path
+    if not path.exists():
+        raise UserError(f"source {source.name!r}: {path} does not exist; mend corpus.sources in the recipe")
+    files = [path.name] if path.is_file() else _reader(source).list_files(source, root)
     if not files:
         raise UserError(f"source {source.name!r}: {path} holds no files; put text there or mend corpus.sources")
     return files
 
 
-def read_file(source: Source, root: Path, path: str) -> Iterator[RawRecord | Unreadable]:
-    """The records of one file, and what of it could not be read."""
-    match source:
-        case FolderSource():
-            return folder.read_file(source, root, path)
-        case PythonLibrarySource():
-            return python_library.read_file(root, path)
+def read_file(source: Source, root: Path, path: str) -> Found:
+    """The records of one file, and what of it gives none."""
+    return _reader(source).read_file(source, root, path)
+
+
+def _reader(source: Source) -> Reader:
+    """The module that is called like the source's kind, loaded when it is needed: most want libraries of their own."""
+    try:
+        return cast(Reader, importlib.import_module(f"camelid.corpus.sources.{source.kind}"))
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"source {source.name!r} of kind {source.kind!r} needs the package {error.name}, which is not installed; "
+            "install camelid[corpus]"
+        ) from error

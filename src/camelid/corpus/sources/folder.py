@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -15,16 +14,14 @@ import pyarrow.parquet as pq
 import zstandard
 
 from camelid.corpus.settings import FolderSource
-from camelid.corpus.sources.record import RawRecord, Unreadable, decode
+from camelid.corpus.sources.record import Found, RawRecord, Unreadable, decode
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _COMPRESSED = (".gz", ".zst")
 _READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
-Found = Iterator[RawRecord | Unreadable]
 
-
-def list_files(folder: Path) -> list[str]:
+def list_files(source: FolderSource, folder: Path) -> list[str]:
     """All regular files below a folder by relative path, sorted; hidden ones and linked folders are left out."""
     found = []
     for path in folder.rglob("*"):

@@ -2,10 +2,10 @@
 
 import platform
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from camelid.corpus.sources.record import RawRecord, Unreadable, decode
+from camelid.corpus.settings import PythonLibrarySource
+from camelid.corpus.sources.record import Found, RawRecord, Unreadable, decode
 
 _EXCLUDED_FOLDERS = {"test", "tests", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}
 
@@ -15,13 +15,13 @@ def root() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def list_files(library: Path) -> list[str]:
+def list_files(source: PythonLibrarySource, library: Path) -> list[str]:
     """Source files, sorted; tests, encoding tables and installed packages are left out."""
     paths = (path.relative_to(library) for path in library.rglob("*.py") if path.is_file())
     return sorted(path.as_posix() for path in paths if not _EXCLUDED_FOLDERS.intersection(path.parts[:-1]))
 
 
-def read_file(library: Path, path: str) -> Iterator[RawRecord | Unreadable]:
+def read_file(source: PythonLibrarySource, library: Path, path: str) -> Found:
     """The one record of a source file."""
     try:
         text = decode((library / path).read_bytes())

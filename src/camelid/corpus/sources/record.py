@@ -1,7 +1,9 @@
 """What readers yield."""
 
 import codecs
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,16 +15,38 @@ class RawRecord:
     text: str
     url: str
     title: str | None = None
+    licence: str | None = None
+    """Licence that the record itself names; without it the source's holds."""
+    language: str | None = None
+    num_raw_bytes: int | None = None
+    """Size of the record as shipped, where the text is made from it; without it the text's UTF-8 bytes count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """A file or record that could not be read, and why."""
 
+    step: ClassVar[str] = "read"
+
     path: str
     offset: int
     reason: str
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that was read and that its source's own rules leave out."""
+
+    path: str
+    offset: int
+    step: str
+    """Name of the rule's step in the ledger."""
+    reason: str
+    detail: str = ""
+
+
+Found = Iterator[RawRecord | Unreadable | Refused]
 
 
 def decode(data: bytes) -> str:
