@@ -1,44 +1,49 @@
 """Camelid's own checkpoint: a published folder of safetensors, configuration and tokenizer.
 
 config.json            ModelConfig
-model.safetensors      weights by Meta's names, float32
-tokenizer.model        SentencePiece model
+model.safetensors      weights by Meta's names: float32 from training, the source's types from a conversion
+tokenizer.model        SentencePiece model, or what else came with the weights
 optimizer.safetensors  AdamW moments, `exp_avg.<name>` and `exp_avg_sq.<name>` (training checkpoints only)
-progress.json          number of steps and tokens that went into it
+progress.json          number of steps and tokens that went into it (training checkpoints only)
+
+Training saves and loads torch tensors; `read` and `write` are without torch, which is imported where it is needed.
 """
 
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from camelid import artifact
+from camelid.checkpoint import folder
+from camelid.checkpoint.bounded import read_json
+from camelid.checkpoint.expected import expect_shapes, match_tensors, say_shape
+from camelid.checkpoint.safetensors_file import read_safetensors, write_safetensors
+from camelid.checkpoint.stored import StoredModel
 from camelid.errors import UserError
 from camelid.model.config import ModelConfig
-from camelid.planning.shapes import count_parameters, parameter_shapes
+from camelid.planning.shapes import count_parameters
 from camelid.settings import validate
+from camelid.tokenizer.load import load_tokenizer
 
-KIND = "checkpoint"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KIND = folder.KIND
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
 PROGRESS_NAME = "progress.json"
 TOKENIZER_NAME = "tokenizer.model"
 
-Tensors = Mapping[str, Tensor]
-
 
 def save_checkpoint(
     directory: Path,
     *,
     config: ModelConfig,
-    weights: Tensors,
-    optimizer: Tensors,
+    weights: "Mapping[str, Tensor]",
+    optimizer: "Mapping[str, Tensor]",
     progress: Mapping[str, int],
     tokenizer: Path,
     settings: Mapping[str, Any],
@@ -51,6 +56,8 @@ def save_checkpoint(
     Raises:
         UserError: `directory` exists, or the disk is full.
     """
+    from safetensors.torch import save_file
+
     with artifact.publish(directory, kind=KIND, settings=settings, inputs=inputs, seed=seed) as draft:
         draft.environment.update(environment)
         draft.facts.update(progress, num_parameters=count_parameters(config))
@@ -88,36 +95,62 @@ def checkpoint_path(train: Path, step: int) -> Path:
     return train / "checkpoints" / f"step-{step:08d}"
 
 
+def read(path: Path) -> StoredModel:
+    """Opens a checkpoint's weights; nothing of a training's state is looked at.
+
+    Raises:
+        UserError: the files are damaged, or are not those of the configuration.
+    """
+    config = read_config(path)
+    weights = path / WEIGHTS_NAME
+    tensors, _ = read_safetensors(weights)
+    return StoredModel(
+        path=path,
+        format="native",
+        config=config,
+        tensors=match_tensors(tensors, config, dict.fromkeys(tensors, weights), path),
+        load_tokenizer=lambda: load_tokenizer(path),
+    )
+
+
+def write(model: StoredModel, path: Path) -> None:
+    """Publishes a model as a checkpoint, tensor by tensor, each in the type that it is stored in.
+
+    Raises:
+        UserError: as `folder.publish_model`.
+    """
+    with folder.publish_model(model, path, "native", {}) as draft:
+        _write_json(draft / CONFIG_NAME, model.config.model_dump(mode="json"))
+        write_safetensors(draft / WEIGHTS_NAME, list(model.tensors.values()), {})
+
+
 def read_config(directory: Path) -> ModelConfig:
     """Reads a checkpoint's model configuration."""
     path = directory / CONFIG_NAME
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}); restore it from a copy") from error
-    return validate(ModelConfig, tree, str(path))
+    return validate(ModelConfig, read_json(path), str(path))
 
 
-def load_weights(directory: Path, config: ModelConfig) -> dict[str, Tensor]:
+def load_weights(directory: Path, config: ModelConfig) -> "dict[str, Tensor]":
     """Reads a checkpoint's weights, mapped from the file.
 
     Raises:
         UserError: the file is damaged, or a tensor is missing, unknown or not of the shape that `config` gives it.
     """
-    tensors = _load(directory / WEIGHTS_NAME)
-    expected = parameter_shapes(config)
+    path = directory / WEIGHTS_NAME
+    tensors = _load(path)
+    expected = expect_shapes(config, len(tensors), path)
     for name in sorted({*tensors, *expected}):
         found = tuple(tensors[name].shape) if name in tensors else None
         wanted = expected.get(name)
         if found != wanted:
             raise UserError(
-                f"{directory / WEIGHTS_NAME}: tensor {name} has shape {_say(found)}, but the model wants "
-                f"{_say(wanted)}; use this model's own checkpoint, or the configuration that lies beside the weights"
+                f"{path}: tensor {name} has shape {_say(found)}, but the model wants {_say(wanted)}; use this model's "
+                "own checkpoint, or the configuration that lies beside the weights"
             )
     return tensors
 
 
-def load_optimizer(directory: Path) -> dict[str, Tensor]:
+def load_optimizer(directory: Path) -> "dict[str, Tensor]":
     """Reads the optimizer's moments."""
     return _load(directory / OPTIMIZER_NAME)
 
@@ -128,7 +161,10 @@ def read_progress(directory: Path) -> dict[str, int]:
     return progress
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def _load(path: Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except FileNotFoundError as error:
@@ -138,7 +174,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _say(shape: tuple[int, ...] | None) -> str:
-    return "nothing" if shape is None else " x ".join(map(str, shape))
+    return "nothing" if shape is None else say_shape(shape)
 
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:

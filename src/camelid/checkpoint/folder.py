@@ -1,0 +1,69 @@
+"""What the formats that are folders share: publication, lineage, and the files that travel with the weights."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from camelid import artifact
+from camelid.checkpoint.stored import StoredModel
+from camelid.errors import UserError
+
+KIND = "checkpoint"
+TOKENIZER_NAMES = ("tokenizer.model", "tokenizer.json")
+COMPANIONS = (
+    *TOKENIZER_NAMES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "USE_POLICY.md",
+)
+"""Files that belong to a model whatever the format of its weights: they are copied as they are."""
+
+
+@contextlib.contextmanager
+def publish_model(model: StoredModel, path: Path, format_name: str, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Makes the folder `path` out of a model: tokenizer and licence here, weights and configuration by the caller.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        UserError: a tensor is in quantised blocks, which only GGUF files hold; or as `artifact.publish`.
+    """
+    for tensor in model.tensors.values():
+        if not tensor.encoding.is_plain:
+            raise UserError(
+                f"{model.path}: tensor {tensor.name} is stored as {tensor.encoding.name}, which the {format_name} "
+                "format cannot hold; name a type to convert it to: --dtype f16, bf16 or f32"
+            )
+    described = {"format": format_name, "source_name": model.path.name, "source_format": model.format, **settings}
+    with artifact.publish(path, kind=KIND, settings=described, inputs=_find_inputs(model)) as draft:
+        # What a format cannot say, Camelid finds here.
+        draft.facts.update(config=model.config.model_dump(mode="json"))
+        copy_companions(model, draft.path)
+        yield draft.path
+
+
+def _find_inputs(model: StoredModel) -> dict[str, str]:
+    try:
+        return {"model": artifact.read_manifest(model.path, KIND).digest}
+    except UserError:  # most models were not made by Camelid
+        return {}
+
+
+def copy_companions(model: StoredModel, folder: Path) -> None:
+    """Copies tokenizer, chat template, generation settings and licence of a model that is a folder."""
+    for name in COMPANIONS:
+        source = model.path / name
+        if model.format == "meta" and not source.is_file():
+            source = model.path.parent / name  # LLaMA 1 and 2: one tokenizer and licence for all sizes
+        if source.is_file():
+            shutil.copyfile(source, folder / name)
