@@ -65,16 +65,30 @@ def test_plain_lines_where_there_is_no_terminal(
 ) -> None:
     monkeypatch.setattr(progress_module, "_SECONDS_BETWEEN_LINES", 0.0)
     with progress("tokenize", 2000, "tokens") as advance:
-        advance(500)
-        advance(1500)
+        for count in (500, 500, 1000):
+            advance(count)
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("tokenize: 500 tokens of 2 k tokens, ")
-    assert lines[0].endswith(" left")
-    assert lines[2].startswith("tokenize: 2 k tokens of 2 k tokens, ")
-    assert "left" not in lines[2]
+    assert [line.split(",")[0] for line in lines] == [
+        f"tokenize: {done} tokens of 2 k tokens" for done in ("500", "1 k", "2 k", "2 k")
+    ]
+    assert [line.endswith(" left") for line in lines] == [False, True, False, False]
+
+
+def test_forecast_is_made_from_the_last_stretch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 30.0, 45.0, 45.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress("train", 1400, "tokens", done=400) as advance:
+        advance(100)  # of a slow start
+        advance(300)
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 500 tokens of 1.4 k tokens, 3.33 tokens/s",
+        "train: 800 tokens of 1.4 k tokens, 20 tokens/s, 30 s left",
+        "train: 800 tokens of 1.4 k tokens, 8.89 tokens/s",
+    ]
 
 
 def test_short_work_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

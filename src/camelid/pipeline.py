@@ -14,6 +14,7 @@ from camelid.artifact import Manifest
 from camelid.errors import UserError
 from camelid.progress import format_duration
 from camelid.recipe import Recipe
+from camelid.report.sentences import describe_product
 from camelid.settings import Settings
 
 
@@ -88,7 +89,7 @@ def _bring_up_to_date(run: Run, stage: Stage, is_rebuilt: bool) -> None:
     if path.exists():
         difference = _difference(run, stage)
         if not difference:
-            _say(f"{stage.name}: finished already, {path}")
+            _say_done(stage, artifact.read_manifest(path), "finished already")
             return
         if not is_rebuilt:
             raise UserError(
@@ -100,8 +101,8 @@ def _bring_up_to_date(run: Run, stage: Stage, is_rebuilt: bool) -> None:
         _move_aside(artifact.partial_path(path))
     start = time.monotonic()
     _say(f"{stage.name}: building {path}")
-    stage.build(run, stage.inputs(run))
-    _say(f"{stage.name}: done in {format_duration(time.monotonic() - start)}")
+    manifest = stage.build(run, stage.inputs(run))
+    _say_done(stage, manifest, f"done in {format_duration(time.monotonic() - start)}")
 
 
 def _move_aside(path: Path) -> None:
@@ -256,6 +257,11 @@ STAGES = (
         _build_report,
     ),
 )
+
+
+def _say_done(stage: Stage, manifest: Manifest, how: str) -> None:
+    numbers = describe_product(manifest)
+    _say(f"{stage.name}: {how}{': ' if numbers else ''}{numbers}")
 
 
 def _say(text: str) -> None:

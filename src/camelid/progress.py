@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 Advance = Callable[[int], None]
 
@@ -12,18 +13,18 @@ _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int | None, unit: str) -> Iterator[Advance]:
+def progress(label: str, total: int | None, unit: str, done: int = 0) -> Iterator[Advance]:
     """Shows rate and remaining time of one piece of work.
 
     Args:
         total: units of work, or None where it is not known.
         unit: what is counted, "documents" or "tokens" for example; "bytes" is shown in kB, MB, GB.
+        done: units that an earlier process did, which say nothing of the rate of this one.
 
     Yields:
         A function that is told how many units were done since its last call.
     """
-    start = time.monotonic()
-    with _bar(label, total, unit) if sys.stderr.isatty() else _lines(label, total, unit, start) as advance:
+    with _bar(label, total, unit, done) if sys.stderr.isatty() else _lines(label, total, unit, done) as advance:
         yield advance
 
 
@@ -55,13 +56,13 @@ def format_count(count: float, unit: str = "") -> str:
 
 
 @contextlib.contextmanager
-def _bar(label: str, total: int | None, unit: str) -> Iterator[Advance]:
+def _bar(label: str, total: int | None, unit: str, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, rate="")
+        task = bar.add_task(label, total=total, completed=done, rate="")
 
         def advance(count: int) -> None:
             speed = bar.tasks[task].speed
@@ -71,25 +72,29 @@ def _bar(label: str, total: int | None, unit: str) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def _lines(label: str, total: int | None, unit: str, start: float) -> Iterator[Advance]:
-    done = 0
-    last_line = start
+def _lines(label: str, total: int | None, unit: str, done: int) -> Iterator[Advance]:
+    first = last = _Point(time.monotonic(), done)
 
-    def write_line(now: float) -> None:
-        rate = done / max(now - start, 1e-9)
-        share = f" of {format_count(total, unit)}" if total else ""
-        left = f", {format_duration((total - done) / rate)} left" if total and rate and done < total else ""
-        text = f"{label}: {format_count(done, unit)}{share}, {format_count(rate, unit)}/s{left}\n"
-        sys.stderr.write(text)
+    def write_line(since: _Point, now: _Point, is_forecast: bool) -> None:
+        rate = (now.done - since.done) / max(now.seconds - since.seconds, 1e-9)
+        of = f" of {format_count(total, unit)}" if total else ""
+        left = f", {format_duration((total - now.done) / rate)} left" if is_forecast and total and rate else ""
+        sys.stderr.write(f"{label}: {format_count(now.done, unit)}{of}, {format_count(rate, unit)}/s{left}\n")
         sys.stderr.flush()
 
     def advance(count: int) -> None:
-        nonlocal done, last_line
+        nonlocal done, last
         done += count
-        now = time.monotonic()
-        if now - last_line >= _SECONDS_BETWEEN_LINES:
-            last_line = now
-            write_line(now)
+        now = _Point(time.monotonic(), done)
+        if now.seconds - last.seconds >= _SECONDS_BETWEEN_LINES:
+            # The first stretch holds what is done once, making code for example: a forecast would be far off.
+            write_line(last, now, is_forecast=last is not first and now.done < (total or 0))
+            last = now
 
     yield advance
-    write_line(time.monotonic())
+    write_line(first, _Point(time.monotonic(), done), is_forecast=False)
+
+
+class _Point(NamedTuple):
+    seconds: float
+    done: int

@@ -1,12 +1,11 @@
 """The top of the page: what this is in one sentence, the key numbers, and who wins."""
 
 import statistics
-from collections.abc import Iterable
-from typing import Any
 
 from camelid.progress import format_count, format_duration
 from camelid.report.markup import Html, element, note, section, table
 from camelid.report.run import Run
+from camelid.report.sentences import join_names, judge, rank_compressors
 from camelid.report.tables import show_source
 
 
@@ -19,7 +18,7 @@ def describe_run(run: Run) -> Html:
         verb = "trained" if "train" in run.manifests else "trained so far"
         parts.append(f"{verb} on {format_count(run.steps[-1]['num_tokens'], 'tokens')}")
         if run.sources:
-            parts.append(f"of {_join_names(run.sources)}")
+            parts.append(f"of {join_names(run.sources)}")
         parts.append(f"in {format_duration(run.training_seconds)}")
         if machine := _machine(run):
             parts.append(f"on {machine}")
@@ -43,10 +42,10 @@ def describe_status(run: Run) -> Html:
             bar = element("progress", value=str(step), max=str(total), aria_label="training")
     others = [stage for stage in run.begun if stage != "train"]
     if others:
-        sentences.append(f"Begun and not finished: {_join_names(others)}.")
+        sentences.append(f"Begun and not finished: {join_names(others)}.")
     waiting = [stage for stage in run.missing if stage not in run.begun]
     if waiting:
-        sentences.append(f"Not there yet: {_join_names(waiting)}.")
+        sentences.append(f"Not there yet: {join_names(waiting)}.")
     return element("div", element("p", " ".join(sentences)), bar, class_="status", role="status")
 
 
@@ -61,18 +60,15 @@ def compare_compressors(run: Run) -> Html:
     title = "Against general compressors"
     if not run.results:
         return section("compression", title, note("The evaluation is not there yet."))
-    model = run.results["bits_per_byte"]
-    rows = sorted(run.results["compressors"], key=lambda row: row["bits_per_byte"])
-    bars = [(_compressor_name(row), row["bits_per_byte"], "") for row in rows]
-    bars = sorted([*bars, ("this model", model, "own")], key=lambda bar: bar[1])
-    longest = max(value for _, value, _ in bars) or 1
+    ranking = rank_compressors(run.results)
+    longest = ranking[-1][1] or 1
     size = format_count(run.results["num_bytes"], "bytes")
-    chart = element("dl", *(_bar(label, value, longest, class_) for label, value, class_ in bars), class_="bars")
+    bars = (_bar(label, value, longest, "own" if is_own else "") for label, value, is_own in ranking)
     return section(
         "compression",
         title,
-        element("p", judge(model, rows)),
-        chart,
+        element("p", judge(run.results["bits_per_byte"], run.results["compressors"])),
+        element("dl", *bars, class_="bars"),
         note(
             f"Bits that each needs per byte of the same held-out text ({size}); lower is better. A language model and "
             "an arithmetic coder make a compressor. Neither the model's weights nor the training text that a "
@@ -80,29 +76,6 @@ def compare_compressors(run: Run) -> Html:
         ),
         _source_table(run),
     )
-
-
-def judge(model: float, rows: list[dict[str, Any]]) -> str:
-    """Says which compressors the model beats, and which beat it.
-
-    Args:
-        model: held-out bits per byte of the model.
-        rows: compressors with their bits per byte on the same text.
-    """
-    beaten = [row for row in rows if model < row["bits_per_byte"]]
-    better = [row for row in rows if row["bits_per_byte"] < model]
-    sentences = [f"The model needs {model:.3f} bits for a byte of text that it has never seen."]
-    if beaten:
-        closest = min(beaten, key=lambda row: row["bits_per_byte"])
-        margin = 1 - model / closest["bits_per_byte"]
-        nearest = f"{_compressor_name(closest)}{', the nearest' if len(beaten) > 1 else ''}"
-        sentences.append(f"It beats {_name_compressors(beaten, rows)}: {margin:.1%} fewer bits than {nearest}.")
-    if better:
-        best = min(better, key=lambda row: row["bits_per_byte"])
-        excess = model / best["bits_per_byte"] - 1
-        winner = f"{_compressor_name(best)}{', the best' if len(better) > 1 else ''}"
-        sentences.append(f"It loses to {_name_compressors(better, rows)}: {excess:.1%} more bits than {winner}.")
-    return " ".join(sentences)
 
 
 def _quality_cards(run: Run) -> list[Html]:
@@ -174,14 +147,6 @@ def _source_table(run: Run) -> Html:
     return table(("held-out source", "bytes", "tokens", "nats per token", "bits per byte"), rows)
 
 
-def _compressor_name(row: dict[str, Any]) -> str:
-    return f"{row['name']} with the training text" if row["with_training_text"] else str(row["name"])
-
-
-def _name_compressors(some: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
-    return "every compressor here" if len(some) == len(rows) > 1 else _join_names(map(_compressor_name, some))
-
-
 def _machine(run: Run) -> str:
     manifest = run.manifests.get("train")
     if manifest is None:
@@ -189,8 +154,3 @@ def _machine(run: Run) -> str:
     name = str(manifest.produced.get("cpu") or manifest.produced.get("device") or "")
     threads = manifest.produced.get("num_threads")
     return f"{threads} threads of {name}" if name and threads else name
-
-
-def _join_names(names: Iterable[str]) -> str:
-    *others, last = list(names)
-    return f"{', '.join(others)} and {last}" if others else last

@@ -38,6 +38,8 @@ from camelid.training.validate import HeldOutLoss, Tokens, measure_held_out
 METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
 
+_SHOWN_CHARACTERS = 100
+
 Sample = Callable[[Transformer], list[dict[str, Any]]]
 """Called at intervals with the model; what it returns is written to samples.jsonl."""
 
@@ -199,9 +201,10 @@ def _run(
         MetricsWriter(draft.path / METRICS_NAME, keep_until_step=trainer.step) as metrics,
         MetricsWriter(draft.path / SAMPLES_NAME, keep_until_step=trainer.step) as samples,
         _stop_signals() as stop_signals,
-        progress("train", settings.steps * settings.batch_tokens, "tokens") as advance,
+        progress("train", settings.steps * settings.batch_tokens, "tokens", trainer.num_tokens) as advance,
     ):
-        advance(trainer.step * settings.batch_tokens)
+        if execution.is_compiled:
+            say("train: generating code, the first step takes up to a minute")
         while trainer.step < settings.steps:
             _take_step(trainer, metrics, peak)
             advance(settings.batch_tokens)
@@ -209,10 +212,7 @@ def _run(
             if is_last or trainer.step % settings.held_out_interval == 0:
                 _report_held_out(trainer, metrics)
             if sample is not None and (is_last or trainer.step % settings.sample_interval == 0):
-                # Text grows token by token, and generated code would be made again for each length.
-                with torch.compiler.set_stance("force_eager"):
-                    for record in sample(trainer.model):
-                        samples.write("sample", trainer.step, **record)
+                _report_samples(trainer, samples, sample)
             if is_last or stop_signals or trainer.step % settings.checkpoint_interval == 0:
                 _save(trainer, draft.path, recorded, inputs)
             if stop_signals and not is_last:
@@ -271,6 +271,17 @@ def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> None:
             nats_per_token=loss.nats_per_token,
             bits_per_byte=loss.bits_per_byte,
         )
+        say(f"train: step {trainer.step:,}, {loss.bits_per_byte:.3f} bits per byte of held-out {source}")
+
+
+def _report_samples(trainer: Trainer, samples: MetricsWriter, sample: Sample) -> None:
+    # Text grows token by token, and generated code would be made again for each length.
+    with torch.compiler.set_stance("force_eager"):
+        records = sample(trainer.model)
+    for record in records:
+        samples.write("sample", trainer.step, **record)
+        text = record["prompt"] + record["text"]
+        say(f"train: step {trainer.step:,} writes {text[:_SHOWN_CHARACTERS]!r}")
 
 
 def _save(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], inputs: Mapping[str, str]) -> None:

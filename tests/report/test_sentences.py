@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from camelid.report.summary import judge
+from camelid.report.sentences import judge
 
 
 def row(name: str, bits_per_byte: float, with_training_text: bool = False) -> dict[str, Any]:
@@ -17,18 +17,18 @@ GZIP, XZ, XZ_AFTER_TRAINING = row("gzip -9", 2.0), row("xz -9", 1.5), row("xz -9
 @pytest.mark.parametrize(
     ("model", "verdict"),
     [
-        (0.9, "It beats every compressor here: 10.0% fewer bits than xz -9 with the training text, the nearest."),
+        (0.9, "It beats every compressor here, with 10.0% fewer bits than xz -9 after the training text, the nearest."),
         (
             1.2,
-            "It beats gzip -9 and xz -9: 20.0% fewer bits than xz -9, the nearest. It loses to xz -9 with the training "
-            "text: 20.0% more bits than xz -9 with the training text.",
+            "It beats xz -9 and gzip -9, with 20.0% fewer bits than xz -9, the nearest. It loses to xz -9 after the "
+            "training text, with 20.0% more bits.",
         ),
         (
             1.6,
-            "It beats gzip -9: 20.0% fewer bits than gzip -9. It loses to xz -9 and xz -9 with the training text: "
-            "60.0% more bits than xz -9 with the training text, the best.",
+            "It beats gzip -9, with 20.0% fewer bits. It loses to xz -9 after the training text and xz -9, with "
+            "60.0% more bits than xz -9 after the training text, the best.",
         ),
-        (2.5, "It loses to every compressor here: 150.0% more bits than xz -9 with the training text, the best."),
+        (2.5, "It loses to every compressor here, with 150.0% more bits than xz -9 after the training text, the best."),
     ],
 )
 def test_verdict(model: float, verdict: str) -> None:
