@@ -9,6 +9,7 @@ from typing import Any
 from camelid import artifact
 from camelid.checkpoint.stored import StoredModel
 from camelid.errors import UserError
+from camelid.planning.shapes import count_parameters
 
 KIND = "checkpoint"
 TOKENIZER_NAMES = ("tokenizer.model", "tokenizer.json")
@@ -47,7 +48,7 @@ def publish_model(model: StoredModel, path: Path, format_name: str, settings: Ma
     described = {"format": format_name, "source_name": model.path.name, "source_format": model.format, **settings}
     with artifact.publish(path, kind=KIND, settings=described, inputs=_find_inputs(model)) as draft:
         # What a format cannot say, Camelid finds here.
-        draft.facts.update(config=model.config.model_dump(mode="json"))
+        draft.facts.update(config=model.config.model_dump(mode="json"), num_parameters=count_parameters(model.config))
         copy_companions(model, draft.path)
         yield draft.path
 
