@@ -21,6 +21,19 @@ class FolderSource(FilesSource):
     """Cuts a text file into documents wherever it occurs, or nothing."""
 
 
+class StackExchangeSource(FilesSource):
+    """Stack Exchange dumps: a site as the published .7z, as a tar archive, or as a folder with its Posts.xml."""
+
+    kind: Literal["stack_exchange"]
+    """Says that this source is Stack Exchange."""
+    num_sites: int | None = Field(28, ge=1)
+    """Only so many sites with the most questions and answers are read, or all where it is left out."""
+    unanswered: bool = True
+    """Whether questions without answers are kept."""
+    min_score: int | None = None
+    """Answers with a lower score are left out, or none are."""
+
+
 class PythonLibrarySource(Settings):
     """The source files of the Python standard library that runs Camelid, its tests and encoding tables left out."""
 
@@ -32,7 +45,10 @@ class PythonLibrarySource(Settings):
     """Licence of the texts, recorded with each document."""
 
 
-Source = Annotated[FolderSource | PythonLibrarySource, Field(discriminator="kind")]
+Source = Annotated[
+    FolderSource | StackExchangeSource | PythonLibrarySource,
+    Field(discriminator="kind"),
+]
 
 
 class CorpusSettings(Settings):
