@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from camelid.checkpoint.stored import StoredTensor
 from camelid.errors import UserError
 from camelid.model.config import ModelConfig
 from camelid.planning.shapes import parameter_shapes
+
+_COMPARED_BYTES = 1 << 24
 
 
 def expect_shapes(config: ModelConfig, num_tensors: int, where: Path) -> dict[str, tuple[int, ...]]:
@@ -58,3 +62,12 @@ def match_tensors(
 def say_shape(shape: tuple[int, ...]) -> str:
     """A shape for people: `32 x 64`."""
     return " x ".join(map(str, shape)) or "of one number"
+
+
+def have_equal_bytes(first: StoredTensor, second: StoredTensor) -> bool:
+    """Whether two tensors of one size hold the same bytes; stops at the first piece that differs."""
+    a, b = first.read(), second.read()
+    return all(
+        np.array_equal(a[start : start + _COMPARED_BYTES], b[start : start + _COMPARED_BYTES])
+        for start in range(0, a.size, _COMPARED_BYTES)
+    )

@@ -9,10 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from camelid.checkpoint.bounded import MAX_TABLE_BYTES, Fields, map_file, read_json, show
-from camelid.checkpoint.expected import match_tensors
+from camelid.checkpoint.expected import have_equal_bytes, match_tensors
 from camelid.checkpoint.folder import publish_model
 from camelid.checkpoint.hf_config import (
     describe_huggingface,
@@ -40,7 +38,6 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 _LICENCE = re.compile(r"^license:[ \t]*([\w.-]+)[ \t]*$", re.MULTILINE)
 _FRONT_MATTER_BYTES = 1 << 16
-_COMPARED_BYTES = 1 << 24
 
 
 def is_model(folder: Path) -> bool:
@@ -143,15 +140,6 @@ def _check_tie(tensors: Mapping[str, StoredTensor], files: Mapping[str, Path]) -
             f"{files['output.weight']}: lm_head.weight differs from model.embed_tokens.weight, though {CONFIG_NAME} "
             "says that they are one (tie_word_embeddings); set it to false if the head is its own"
         )
-
-
-def have_equal_bytes(first: StoredTensor, second: StoredTensor) -> bool:
-    """Whether two tensors of one size hold the same bytes; stops at the first piece that differs."""
-    a, b = first.read(), second.read()
-    return all(
-        np.array_equal(a[start : start + _COMPARED_BYTES], b[start : start + _COMPARED_BYTES])
-        for start in range(0, a.size, _COMPARED_BYTES)
-    )
 
 
 def _read_licence(folder: Path) -> dict[str, str]:

@@ -7,10 +7,13 @@ Shapes: R rows, H heads, E head size.
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from camelid.checkpoint.stored import StoredTensor
 from camelid.model.config import ModelConfig
 
 Rows = NDArray[np.uint8]
@@ -100,3 +103,21 @@ def halves_to_pairs(rows: Rows, num_heads: int) -> Rows:
     """Moves rows from Camelid's order into Meta's: the inverse of `pairs_to_halves`."""
     num_rows, num_bytes = rows.shape
     return rows.reshape(num_heads, 2, -1, num_bytes).swapaxes(1, 2).reshape(num_rows, num_bytes)
+
+
+def order_as_halves(tensor: StoredTensor, config: ModelConfig) -> StoredTensor:
+    """A tensor whose rows stand in Meta's order, as one in Camelid's: those of `wq` and `wk` are moved when read."""
+    return _reorder(tensor, config, pairs_to_halves)
+
+
+def order_as_pairs(tensor: StoredTensor, config: ModelConfig) -> StoredTensor:
+    """A tensor of Camelid's, as one whose rows stand in Meta's order."""
+    return _reorder(tensor, config, halves_to_pairs)
+
+
+def _reorder(tensor: StoredTensor, config: ModelConfig, move: Callable[[Rows, int], Rows]) -> StoredTensor:
+    num_heads = rotary_heads(tensor.name, config)
+    if num_heads is None:
+        return tensor
+    num_rows = tensor.shape[0]
+    return replace(tensor, read=lambda: move(tensor.read().reshape(num_rows, -1), num_heads).reshape(-1))
