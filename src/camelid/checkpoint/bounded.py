@@ -3,9 +3,10 @@
 import json
 import math
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +26,34 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     Raises:
         UserError: it cannot be opened.
     """
+    mapped = open_mapping(path)
+    return np.zeros(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
+
+
+def open_mapping(path: Path) -> mmap.mmap | None:
+    """A file as the system maps it, read-only; None where it is empty, for the system maps no empty file.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
     try:
         with path.open("rb") as file:
             if file.seek(0, 2) == 0:
-                return np.zeros(0, np.uint8)  # the system maps no empty file
+                return None
             # A shared mapping: a private one would count as memory of the process.
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; get the model again, with all of its files") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def map_open_file(file: IO[bytes]) -> NDArray[np.uint8]:
+    """The bytes of an open file, as `map_file`; it may be closed or unlinked afterwards."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return np.zeros(0, np.uint8)  # the system maps no empty file
+    # A shared mapping: a private one would count as memory of the process.
+    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def read_json(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
