@@ -11,6 +11,7 @@ from camelid.model.config import ModelConfig
 from camelid.planning.shapes import parameter_shapes
 
 _COMPARED_BYTES = 1 << 24
+_TENSORS_PER_LAYER = 9
 
 
 def expect_shapes(config: ModelConfig, num_tensors: int, where: Path) -> dict[str, tuple[int, ...]]:
@@ -20,9 +21,10 @@ def expect_shapes(config: ModelConfig, num_tensors: int, where: Path) -> dict[st
         num_tensors: how many the files hold; absurdly many layers are refused before they are spelled out.
 
     Raises:
-        UserError: the configuration has more layers than there are tensors.
+        UserError: the configuration has more layers than the tensors make.
     """
-    if config.num_layers > num_tensors:
+    # As many layers as there are tensors would make a table many times the size of a small hostile file.
+    if config.num_layers * _TENSORS_PER_LAYER > num_tensors:
         raise UserError(
             f"{where}: the configuration speaks of {config.num_layers:,} layers, and the files hold {num_tensors:,} "
             "tensors; get the model again, with all of its files"
