@@ -43,7 +43,6 @@ ABOVE: dict[str, tuple[str, ...]] = {
 TORCH = (
     "model",
     "checkpoint.native",
-    "checkpoint.meta_pth",
     "checkpoint.verify",
     "training",
     "inference.cache",
@@ -65,6 +64,11 @@ WITHOUT_TORCH_TRANSITIVELY = (
     "recipe",
     "pipeline",
     "checkpoint.stored",
+    "checkpoint.convert",
+    "checkpoint.hf_safetensors",
+    "checkpoint.llama2c",
+    "checkpoint.meta_pth",
+    "checkpoint.native",
     "inference.step",
     *WITHOUT_TORCH,
 )
