@@ -4,26 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from parity_configs import CONFIGS
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from camelid.inference.cache import KeyValueCache
-from camelid.model.config import ModelConfig, RopeScaling
+from camelid.model.config import ModelConfig
 from camelid.model.initialize import initialize
 from camelid.model.llama import Transformer
 
-_SHAPE: dict[str, Any] = {"dim": 96, "num_layers": 3, "num_heads": 6, "ffn_hidden_dim": 160, "vocab_size": 199}
-_LLAMA3_ROPE = RopeScaling(
-    factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_max_sequence_length=64
-)
-CONFIGS = {
-    "as_many_kv_heads": ModelConfig(**_SHAPE, num_kv_heads=6),
-    "grouped": ModelConfig(**_SHAPE, num_kv_heads=2),
-    "one_kv_head": ModelConfig(**_SHAPE, num_kv_heads=1),
-    "tied": ModelConfig(**_SHAPE, num_kv_heads=3, is_head_tied=True),
-    "llama3_rope": ModelConfig(**_SHAPE, num_kv_heads=2, rope_theta=500000.0, rope_scaling=_LLAMA3_ROPE),
-    "head_size_48": ModelConfig(**{**_SHAPE, "num_heads": 2}, num_kv_heads=2, norm_eps=1e-5),
-}
 _NAMES = {
     "tok_embeddings": "model.embed_tokens",
     "attention_norm": "input_layernorm",
