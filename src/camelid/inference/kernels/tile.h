@@ -1,0 +1,107 @@
+// The innermost products: a panel of 16 rows with a tile of up to MAX_TILE tokens.
+//
+// Every sum runs over the columns in one order, group by group or column by column, whatever the width of the tile: a
+// token's result is the same bits in any company.
+#pragma once
+
+#include "activations.h"
+#include "matrix.h"
+
+namespace camelid {
+
+struct Float16 {
+    using Stored = uint16_t;
+    static CAMELID_INLINE Float load(const Stored* from) { return camelid::load(from); }
+};
+struct BFloat16 {
+    using Stored = uint16_t;
+    static CAMELID_INLINE Float load(const Stored* from) { return load_bfloat16(from); }
+};
+struct Float32 {
+    using Stored = float;
+    static CAMELID_INLINE Float load(const Stored* from) { return camelid::load(from); }
+};
+
+// sums[n] += weights [count][16] x token n, whose values stand `token_stride` apart and `step` after one another.
+template <class Type, int N>
+CAMELID_INLINE void multiply_floats(const typename Type::Stored* weights, ptrdiff_t weight_stride, int count,
+                                    const float* tokens, ptrdiff_t step, ptrdiff_t token_stride, float* sums,
+                                    ptrdiff_t sums_stride) {
+    Float totals[N];
+    CAMELID_UNROLL
+    for (int n = 0; n < N; ++n) totals[n] = load(sums + n * sums_stride);
+    for (int k = 0; k < count; ++k, weights += weight_stride, tokens += step) {
+        const Float weight = Type::load(weights);
+        CAMELID_UNROLL
+        for (int n = 0; n < N; ++n) totals[n] = fma(weight, broadcast(tokens[n * token_stride]), totals[n]);
+    }
+    CAMELID_UNROLL
+    for (int n = 0; n < N; ++n) store(sums + n * sums_stride, totals[n]);
+}
+
+// sums [N][16] += a panel's rows x a tile's tokens over `num_columns` columns.
+template <class Type, int N>
+void multiply_float_tile(const uint8_t* panel, int num_columns, const Tile& tile, float* sums) {
+    const auto* weights = reinterpret_cast<const typename Type::Stored*>(panel);
+    multiply_floats<Type, N>(weights, LANES, num_columns, tile.floats, N, 1, sums, LANES);
+}
+
+template <Kind kind, int N>
+void multiply_quantised_tile(const uint8_t* panel, int num_columns, const Tile& tile, float* sums) {
+    constexpr bool has_minimum = kind == Kind::q4_1;
+    for (int group = 0; group < num_columns / GROUP; ++group, panel += group_bytes(kind)) {
+        const int8_t* values = tile.values + group * GROUP * N;
+        const int32_t* offsets = tile.offsets + group * N;
+        Int dots[N];
+        if constexpr (kind == Kind::q8_0) {
+            dot_bytes<N>(panel + SCALES, values, offsets, dots);
+        } else if constexpr (kind == Kind::q4_0) {
+            dot_nibbles<N>(panel + SCALES, values, offsets, dots);
+        } else {
+            dot_nibbles<N>(panel + 2 * SCALES, values, nullptr, dots);
+        }
+        const Float scales = load(reinterpret_cast<const uint16_t*>(panel));
+        CAMELID_UNROLL
+        for (int n = 0; n < N; ++n) {
+            const Float scale = mul(scales, broadcast(tile.scales[group * N + n]));
+            Float total = fma(to_float(dots[n]), scale, load(sums + n * LANES));
+            if constexpr (has_minimum) {
+                const Float minima = load(reinterpret_cast<const uint16_t*>(panel + SCALES));
+                total = fma(minima, broadcast(tile.sums[group * N + n]), total);
+            }
+            store(sums + n * LANES, total);
+        }
+    }
+}
+
+using MultiplyTile = void (*)(const uint8_t* panel, int num_columns, const Tile& tile, float* sums);
+
+template <Kind kind, int N>
+void multiply_tile(const uint8_t* panel, int num_columns, const Tile& tile, float* sums) {
+    if constexpr (is_quantised(kind)) {
+        multiply_quantised_tile<kind, N>(panel, num_columns, tile, sums);
+    } else {
+        using Type = std::conditional_t<kind == Kind::f32, Float32, std::conditional_t<kind == Kind::f16, Float16, BFloat16>>;
+        multiply_float_tile<Type, N>(panel, num_columns, tile, sums);
+    }
+}
+
+template <Kind kind, int... widths>
+MultiplyTile choose_width(int width, std::integer_sequence<int, widths...>) {
+    static constexpr MultiplyTile kernels[] = {multiply_tile<kind, widths + 1>...};
+    return kernels[width - 1];
+}
+
+inline MultiplyTile choose_tile_kernel(Kind kind, int width) {
+    constexpr auto widths = std::make_integer_sequence<int, MAX_TILE>();
+    switch (kind) {
+        case Kind::q4_0: return choose_width<Kind::q4_0>(width, widths);
+        case Kind::q4_1: return choose_width<Kind::q4_1>(width, widths);
+        case Kind::q8_0: return choose_width<Kind::q8_0>(width, widths);
+        case Kind::f32: return choose_width<Kind::f32>(width, widths);
+        case Kind::f16: return choose_width<Kind::f16>(width, widths);
+        default: return choose_width<Kind::bf16>(width, widths);
+    }
+}
+
+}  // namespace camelid

@@ -1,0 +1,89 @@
+// Sixteen lanes of float and of int32, on whatever the processor has. Every instruction set computes the same bits: each
+// operation is rounded once, `fma` is fused, and `sum` adds lanes in one order.
+//
+// Besides the arithmetic, each set brings the dot products of a group of 32 columns: 16 rows of packed weights (see
+// matrix.h) with N tokens of int8, exact in int32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "half.h"
+
+#define CAMELID_INLINE inline __attribute__((always_inline))
+#define CAMELID_PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define CAMELID_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define CAMELID_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace camelid {
+
+constexpr int LANES = 16;
+constexpr int GROUP = 32;
+
+CAMELID_INLINE int32_t load_int32(const void* address) {
+    int32_t value;
+    std::memcpy(&value, address, 4);
+    return value;
+}
+
+}  // namespace camelid
+
+#if defined(CAMELID_PORTABLE)
+#include "vector_portable.h"
+#elif defined(CAMELID_SIMDE) || (defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__))
+#include "vector_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "vector_avx2.h"
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#include "vector_neon.h"
+#else
+#include "vector_portable.h"
+#endif
+
+namespace camelid {
+
+CAMELID_INLINE Float zero() { return broadcast(0.0f); }
+
+// The first `count` of 16 lanes; the others are zero.
+CAMELID_INLINE Float load_part(const float* from, int count) {
+    if (count >= LANES) return load(from);
+    float padded[LANES] = {};
+    std::memcpy(padded, from, sizeof(float) * (count > 0 ? count : 0));
+    return load(padded);
+}
+
+CAMELID_INLINE void store_part(float* to, Float x, int count) {
+    if (count >= LANES) return store(to, x);
+    float padded[LANES];
+    store(padded, x);
+    std::memcpy(to, padded, sizeof(float) * (count > 0 ? count : 0));
+}
+
+// e to the power of x to about 2 units in the last place; 0 below -87, and the value at 88 above it. exp(0) is 1.
+CAMELID_INLINE Float exp(Float x) {
+    const Float clamped = min(max(x, broadcast(-87.0f)), broadcast(88.0f));
+    const Int power = to_int(mul(clamped, broadcast(1.44269504f)));
+    const Float whole = to_float(power);
+    Float rest = fma(whole, broadcast(-0.693359375f), clamped);
+    rest = fma(whole, broadcast(2.12194440e-4f), rest);
+    Float series = broadcast(1.9875691500e-4f);
+    series = fma(series, rest, broadcast(1.3981999507e-3f));
+    series = fma(series, rest, broadcast(8.3334519073e-3f));
+    series = fma(series, rest, broadcast(4.1665795894e-2f));
+    series = fma(series, rest, broadcast(1.6666665459e-1f));
+    series = fma(series, rest, broadcast(5.0000001201e-1f));
+    const Float result = add(fma(mul(series, rest), rest, rest), broadcast(1.0f));
+    return zero_below(scale_by_power(result, power), x, broadcast(-87.0f));
+}
+
+// silu(gate) * up
+CAMELID_INLINE Float swiglu(Float gate, Float up) {
+    const Float denominator = add(broadcast(1.0f), exp(sub(zero(), gate)));
+    return mul(div(gate, denominator), up);
+}
+
+}  // namespace camelid

@@ -1,0 +1,184 @@
+// Sixteen lanes as two AVX2 registers, with FMA and F16C, and AVX-VNNI where the processor has it.
+#pragma once
+
+#include <immintrin.h>
+
+namespace camelid {
+
+struct Float {
+    __m256 low, high;
+};
+struct Int {
+    __m256i low, high;
+};
+
+CAMELID_INLINE Float load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+CAMELID_INLINE void store(float* to, Float x) {
+    _mm256_storeu_ps(to, x.low);
+    _mm256_storeu_ps(to + 8, x.high);
+}
+CAMELID_INLINE Float load(const uint16_t* halves) {
+    const auto* from = reinterpret_cast<const __m128i*>(halves);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from + 1))};
+}
+CAMELID_INLINE void store(uint16_t* halves, Float x) {
+    auto* to = reinterpret_cast<__m128i*>(halves);
+    _mm_storeu_si128(to, _mm256_cvtps_ph(x.low, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(to + 1, _mm256_cvtps_ph(x.high, _MM_FROUND_TO_NEAREST_INT));
+}
+CAMELID_INLINE Float load_bfloat16(const uint16_t* from) {
+    const auto widen = [](const uint16_t* eight) {
+        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(eight));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    };
+    return {widen(from), widen(from + 8)};
+}
+CAMELID_INLINE Float broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+
+CAMELID_INLINE Float add(Float a, Float b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+CAMELID_INLINE Float sub(Float a, Float b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
+CAMELID_INLINE Float mul(Float a, Float b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+CAMELID_INLINE Float div(Float a, Float b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
+CAMELID_INLINE Float max(Float a, Float b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+CAMELID_INLINE Float min(Float a, Float b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
+CAMELID_INLINE Float fma(Float a, Float b, Float c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+CAMELID_INLINE Float abs(Float x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return {_mm256_andnot_ps(sign, x.low), _mm256_andnot_ps(sign, x.high)};
+}
+// x where `key` is at least `limit`, else 0.
+CAMELID_INLINE Float zero_below(Float x, Float key, Float limit) {
+    return {_mm256_and_ps(x.low, _mm256_cmp_ps(key.low, limit.low, _CMP_GE_OQ)),
+            _mm256_and_ps(x.high, _mm256_cmp_ps(key.high, limit.high, _CMP_GE_OQ))};
+}
+CAMELID_INLINE float sum(Float x) {
+    const __m256 eight = _mm256_add_ps(x.low, x.high);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+CAMELID_INLINE float largest(Float x) {
+    const __m256 eight = _mm256_max_ps(x.low, x.high);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+CAMELID_INLINE Int to_int(Float x) { return {_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high)}; }
+CAMELID_INLINE Float to_float(Int x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
+CAMELID_INLINE Float scale_by_power(Float x, Int power) {
+    const auto scale = [](__m256 value, __m256i exponent) {
+        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), _mm256_slli_epi32(exponent, 23)));
+    };
+    return {scale(x.low, power.low), scale(x.high, power.high)};
+}
+CAMELID_INLINE void store_bytes(int8_t* to, Int x) {
+    const auto narrow = [](__m256i eight) {
+        return _mm_packs_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    };
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(narrow(x.low), narrow(x.high)));
+}
+
+// ---- dot products of a group -------------------------------------------------------------------------------------
+
+// Weights are unsigned nibbles, so that a sum of sixteen products of a nibble and an int8 fits in int16 (30480): maddubs
+// cannot saturate, and a lane's two int16 halves are added up over the whole group before they are widened. A byte is
+// two nibbles. What makes weights unsigned is undone by where the sums start: -8 times the tokens that a half meets.
+constexpr int MAX_TILE = 6;
+
+struct Bytes {
+    __m256i low, high;
+};
+
+CAMELID_INLINE Bytes load_bytes(const uint8_t* from) {
+    const auto* registers = reinterpret_cast<const __m256i*>(from);
+    return {_mm256_loadu_si256(registers), _mm256_loadu_si256(registers + 1)};
+}
+CAMELID_INLINE Bytes low_nibbles(Bytes x) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(x.low, mask), _mm256_and_si256(x.high, mask)};
+}
+CAMELID_INLINE Bytes high_nibbles(Bytes x) {
+    return low_nibbles({_mm256_srli_epi16(x.low, 4), _mm256_srli_epi16(x.high, 4)});
+}
+
+#ifdef __AVXVNNI__
+constexpr const char* INSTRUCTION_SET = "avx2 with vnni";
+CAMELID_INLINE int32_t make_offset(int first, int second) { return -8 * (first + second); }
+CAMELID_INLINE __m256i multiply_add(__m256i sums, __m256i weights, __m256i values) {
+    return _mm256_dpbusd_avx_epi32(sums, weights, values);
+}
+CAMELID_INLINE Int widen(Int sums) { return sums; }
+#else
+constexpr const char* INSTRUCTION_SET = "avx2";
+CAMELID_INLINE int32_t make_offset(int first, int second) {
+    return int32_t(uint32_t(-8 * first) & 0xffff) | int32_t(uint32_t(-8 * second) << 16);
+}
+CAMELID_INLINE __m256i multiply_add(__m256i sums, __m256i weights, __m256i values) {
+    return _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, values));
+}
+CAMELID_INLINE Int widen(Int sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    return {_mm256_madd_epi16(sums.low, ones), _mm256_madd_epi16(sums.high, ones)};
+}
+#endif
+
+// sums[n] += weights of 4 columns x token n; `weights_at(step)` gives the columns 4 step .. 4 step + 3.
+template <int N, class WeightsAt>
+CAMELID_INLINE void accumulate(WeightsAt weights_at, const int8_t* tokens, Int (&sums)[N]) {
+    CAMELID_UNROLL
+    for (int step = 0; step < GROUP / 4; ++step) {
+        const Bytes weights = weights_at(step);
+        CAMELID_UNROLL
+        for (int n = 0; n < N; ++n) {
+            const __m256i values = _mm256_set1_epi32(load_int32(tokens + n * GROUP + step * 4));
+            sums[n].low = multiply_add(sums[n].low, weights.low, values);
+            sums[n].high = multiply_add(sums[n].high, weights.high, values);
+        }
+    }
+}
+
+template <int N>
+CAMELID_INLINE void start_sums(const int32_t* offsets, Int (&sums)[N]) {
+    CAMELID_UNROLL
+    for (int n = 0; n < N; ++n) {
+        const __m256i start = offsets ? _mm256_set1_epi32(offsets[n]) : _mm256_setzero_si256();
+        sums[n] = {start, start};
+    }
+}
+
+template <int N>
+CAMELID_INLINE void dot_nibbles(const uint8_t* packed, const int8_t* tokens, const int32_t* offsets, Int (&dots)[N]) {
+    start_sums(offsets, dots);
+    accumulate<N>(
+        [=](int step) {
+            const Bytes pair = load_bytes(packed + step % 4 * 64);
+            return step < 4 ? low_nibbles(pair) : high_nibbles(pair);
+        },
+        tokens, dots);
+    CAMELID_UNROLL
+    for (int n = 0; n < N; ++n) dots[n] = widen(dots[n]);
+}
+
+template <int N>
+CAMELID_INLINE void dot_bytes(const uint8_t* packed, const int8_t* tokens, const int32_t* offsets, Int (&dots)[N]) {
+    Int high[N];
+    start_sums(offsets, high);
+    accumulate<N>([=](int step) { return high_nibbles(load_bytes(packed + step * 64)); }, tokens, high);
+    CAMELID_UNROLL
+    for (int n = 0; n < N; ++n) {
+        const Int wide = widen(high[n]);
+        high[n] = {_mm256_slli_epi32(wide.low, 4), _mm256_slli_epi32(wide.high, 4)};
+    }
+    start_sums(nullptr, dots);
+    accumulate<N>([=](int step) { return low_nibbles(load_bytes(packed + step * 64)); }, tokens, dots);
+    CAMELID_UNROLL
+    for (int n = 0; n < N; ++n) {
+        const Int wide = widen(dots[n]);
+        dots[n] = {_mm256_add_epi32(wide.low, high[n].low), _mm256_add_epi32(wide.high, high[n].high)};
+    }
+}
+
+}  // namespace camelid
