@@ -70,6 +70,8 @@ WITHOUT_TORCH_TRANSITIVELY = (
     "checkpoint.meta_pth",
     "checkpoint.native",
     "inference.step",
+    "inference.kernels",
+    "inference.runners.native",
     *WITHOUT_TORCH,
 )
 EXTRAS = {"corpus": "corpus"}
