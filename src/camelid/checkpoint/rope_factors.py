@@ -21,6 +21,9 @@ TENSOR_NAME = "rope_freqs.weight"
 # Rounding of float32 in the file, and in whatever computed it, relative to a factor and for each unit of stretching.
 _TOLERANCE = 2e-6
 _LLAMA3_LENGTH = 8192
+_LARGEST = 1e9
+# Shares kept below this, or above 1 less this, may be rounding.
+_BLENDED = 1e-6
 
 
 def rope_factors(scaling: RopeScaling, theta: float, head_dim: int) -> Factors:
@@ -38,12 +41,12 @@ def rope_factors(scaling: RopeScaling, theta: float, head_dim: int) -> Factors:
 def recover_scaling(factors: Factors, theta: float, head_dim: int, original_length: int | None) -> RopeScaling | None:
     """The parameters that give these factors.
 
-    They are not unique: bounds and original length may grow together, and few channels say little. Those of Llama 3
-    come first; others have a low_frequency_factor of 1, or the original length that the file names.
+    They are not unique: the frequency factors and the original length may grow together, and few channels say little.
+    Llama 3's own come first, then those with a low_frequency_factor of 1 or of few digits.
 
     Args:
         factors: [E / 2]
-        original_length: what the file says of the context before stretching.
+        original_length: the context before stretching, where the file says it.
 
     Returns:
         None where no parameters give them.
@@ -54,9 +57,12 @@ def recover_scaling(factors: Factors, theta: float, head_dim: int, original_leng
     frequencies = _frequencies(theta, head_dim)
     kept = (1 / factors - 1 / factor) / (1 - 1 / factor)  # [E / 2], 1 for short wavelengths and 0 for long ones
     for low, high, length in _candidates(kept, frequencies, original_length):
-        scaling = _scaling(factor, low, high, length)
-        if scaling and np.allclose(rope_factors(scaling, theta, head_dim), factors, rtol=_TOLERANCE * factor, atol=0):
-            return scaling
+        for digits in (3, 12):  # people choose short numbers
+            scaling = _scaling(factor, round(low, digits), round(high, digits), round(length))
+            if scaling is None:
+                continue
+            if np.allclose(rope_factors(scaling, theta, head_dim), factors, rtol=_TOLERANCE * factor, atol=0):
+                return scaling
     return None
 
 
@@ -68,35 +74,36 @@ def _candidates(
     kept: Factors, frequencies: Factors, original_length: int | None
 ) -> Iterator[tuple[float, float, float]]:
     """Low and high frequency factor and original length that may have given the shares kept."""
-    if original_length:
-        yield 1.0, 4.0, original_length
-    yield 1.0, 4.0, _LLAMA3_LENGTH
-    is_blended = (kept > 1e-5) & (kept < 1 - 1e-5)
-    turning = frequencies[is_blended] / (2 * math.pi)
-    if len(turning) >= 2:
-        slope, constant = np.polyfit(turning, kept[is_blended], 1)  # kept = (turning * length - low) / (high - low)
+    length = original_length or _LLAMA3_LENGTH
+    yield 1.0, 4.0, length
+    turns = length * frequencies / (2 * math.pi)
+    is_blended = (kept > _BLENDED) & (kept < 1 - _BLENDED)
+    longest_kept = float(turns[kept >= 1 - _BLENDED].min(initial=math.inf))
+    shortest_stretched = float(turns[kept <= _BLENDED].max(initial=0))
+    if is_blended.sum() >= 2:
+        slope, constant = np.polyfit(turns[is_blended], kept[is_blended], 1)  # kept = (turns - low) / (high - low)
         if slope > 0 > constant:
-            yield 1.0, 1 - 1 / constant, -slope / constant
-            if original_length:
-                low = -constant / slope * original_length
-                yield low, low + original_length / slope, original_length
-    elif len(turning) == 1:
-        yield 1.0, 4.0, (1 + 3 * float(kept[is_blended][0])) / float(turning[0])
-    elif (kept < 0.5).any():
+            low, high = -constant / slope, (1 - constant) / slope
+            if original_length is None:
+                yield 1.0, high / low, length / low
+            yield low, high, length
+    elif is_blended.any():
+        turn, share = float(turns[is_blended][0]), float(kept[is_blended][0])
+        # high = low + (turn - low) / share must not lie beyond the turns of a channel that is kept.
+        least = max(shortest_stretched, (longest_kept - turn / share) / (1 - 1 / share))
+        low = 1.0 if least <= 1 < turn else (least + turn) / 2
+        yield low, low + (turn - low) / share, length
+    elif shortest_stretched:
         # Any bounds between the last wavelength kept and the first stretched do.
-        stretched = 2 * math.pi / float(frequencies[kept < 0.5][0])
-        short = 2 * math.pi / float(frequencies[kept > 0.5][-1]) if (kept > 0.5).any() else stretched / 8
-        length = max(1, math.ceil(stretched) - 1)
-        yield 1.0, (1 + length / short) / 2, length
+        ratio = min(longest_kept / shortest_stretched, 8.0)
+        yield shortest_stretched * ratio ** (1 / 3), shortest_stretched * ratio ** (2 / 3), length
 
 
-def _scaling(factor: float, low: float, high: float, length: float) -> RopeScaling | None:
-    """Parameters rounded to what people choose: whole tokens, and factors of few digits."""
-    low, high, length = round(low, 3), round(high, 3), round(length)
-    if not (0 < low < high < 1e9 and 0 < length < 1e9):
+def _scaling(factor: float, low: float, high: float, length: int) -> RopeScaling | None:
+    if not (0 < low < high < _LARGEST and 0 < length < _LARGEST):
         return None
     return RopeScaling(
-        factor=float(f"{factor:.6g}"),
+        factor=float(str(np.float32(factor))),
         low_frequency_factor=low,
         high_frequency_factor=high,
         original_max_sequence_length=length,
