@@ -9,7 +9,7 @@ from camelid.corpus.document import Document, Split, make_id, write_documents
 from camelid.dataset.settings import DatasetSettings
 from camelid.dataset.shards import Dataset, open_dataset
 from camelid.dataset.tokenize import build_dataset
-from camelid.tokenizer.load import Tokenizer
+from camelid.tokenizer.load import Tokenizer, load_tokenizer
 from camelid.tokenizer.settings import TokenizerSettings
 from camelid.tokenizer.train import train_tokenizer
 
@@ -60,7 +60,7 @@ def make_dataset(root: Path, train: Mapping[str, list[str]] = SOURCES, **setting
 
 def tokenizer_of(root: Path) -> Tokenizer:
     """The tokenizer of a dataset made below `root`."""
-    return Tokenizer((root / "tokenizer/tokenizer.model").read_bytes())
+    return load_tokenizer(root / "tokenizer")
 
 
 def expected_stream(root: Path, texts: list[str]) -> list[int]:

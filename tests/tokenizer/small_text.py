@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from camelid.tokenizer.load import Tokenizer
+from camelid.tokenizer.sentencepiece_model import SentencePieceTokenizer
 from camelid.tokenizer.settings import TokenizerSettings
 from camelid.tokenizer.train import train_tokenizer
 
@@ -18,6 +18,6 @@ def texts(count: int = 60) -> list[str]:
 
 
 @cache
-def small_tokenizer() -> Tokenizer:
+def small_tokenizer() -> SentencePieceTokenizer:
     """A tokenizer of 400 pieces; most of Unicode is bytes to it."""
-    return Tokenizer(train_tokenizer(texts(), TokenizerSettings(vocab_size=400), seed=1))
+    return SentencePieceTokenizer(train_tokenizer(texts(), TokenizerSettings(vocab_size=400), seed=1))

@@ -145,9 +145,10 @@ def test_an_id_of_no_piece_is_refused(token: int) -> None:
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.model", tmp_path):
-        with pytest.raises(UserError, match="cannot be read as a tokenizer: no such file"):
-            load_tokenizer(path)
+    with pytest.raises(UserError, match="cannot be read as a tokenizer: no such file"):
+        load_tokenizer(tmp_path / "absent.model")
+    with pytest.raises(UserError, match=r"holds no tokenizer, a file called tokenizer.json, .* or tokenizer.bin"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:

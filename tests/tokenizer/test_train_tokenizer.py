@@ -13,7 +13,7 @@ import pytest
 from small_text import small_tokenizer, texts
 
 from camelid.errors import UserError
-from camelid.tokenizer.load import Tokenizer
+from camelid.tokenizer.sentencepiece_model import SentencePieceTokenizer
 from camelid.tokenizer.settings import Newlines, TokenizerSettings
 from camelid.tokenizer.train import sample_texts, train_tokenizer
 
@@ -103,7 +103,7 @@ def test_the_model_file_has_the_flags_of_the_released_tokenizer(shared_data: Pat
 @pytest.mark.parametrize(("newlines", "is_in_pieces"), [("bytes", False), ("pieces", True)])
 def test_line_breaks_are_bytes_or_parts_of_pieces(newlines: Newlines, is_in_pieces: bool) -> None:
     settings = TokenizerSettings(vocab_size=400, newlines=newlines)
-    tokenizer = Tokenizer(train_tokenizer(texts(), settings, seed=1))
+    tokenizer = SentencePieceTokenizer(train_tokenizer(texts(), settings, seed=1))
     ids = tokenizer.encode("return self.model(x + 1)\n")
     assert (ids[-1] not in tokenizer.byte_ids) == is_in_pieces
     assert tokenizer.decode(ids) == "return self.model(x + 1)\n"
@@ -116,7 +116,7 @@ def test_too_large_a_vocabulary_is_refused_with_the_largest_that_works() -> None
         train_tokenizer(texts(), TokenizerSettings(vocab_size=100_000), seed=1)
     largest = int(re.findall(r"[\d,]+ or less", str(e.value))[0].split()[0].replace(",", ""))
     model = train_tokenizer(texts(), TokenizerSettings(vocab_size=largest), seed=1)
-    assert Tokenizer(model).vocab_size == largest
+    assert SentencePieceTokenizer(model).vocab_size == largest
     with pytest.raises(UserError):
         train_tokenizer(texts(), TokenizerSettings(vocab_size=largest + 1), seed=1)
 
@@ -127,7 +127,8 @@ def test_too_small_a_vocabulary_is_refused_with_the_smallest_that_works() -> Non
     ) as e:
         train_tokenizer(texts(), TokenizerSettings(vocab_size=265), seed=1)
     smallest = int(re.findall(r"(\d+) or more", str(e.value))[0])
-    assert Tokenizer(train_tokenizer(texts(), TokenizerSettings(vocab_size=smallest), seed=1)).vocab_size == smallest
+    tokenizer = SentencePieceTokenizer(train_tokenizer(texts(), TokenizerSettings(vocab_size=smallest), seed=1))
+    assert tokenizer.vocab_size == smallest
     with pytest.raises(UserError):
         train_tokenizer(texts(), TokenizerSettings(vocab_size=smallest - 1), seed=1)
 
@@ -142,20 +143,20 @@ def test_no_text_is_refused(nothing: list[str]) -> None:
 def test_lines_beyond_the_sentence_limit_are_learnt_from(newlines: Newlines) -> None:
     one_line = " ".join(text.replace("\n", " ") for text in texts()) + " \U0001f999" * 400
     settings = TokenizerSettings(vocab_size=400, newlines=newlines, character_coverage=1)
-    tokenizer = Tokenizer(train_tokenizer([one_line], settings, seed=1))
+    tokenizer = SentencePieceTokenizer(train_tokenizer([one_line], settings, seed=1))
     assert len(tokenizer.encode("llama \U0001f999")) <= 4
 
 
 def test_a_reserved_character_hides_no_text() -> None:
     marked = [text.replace(".\n", ".\u2585\n") for text in texts()]
     plain = small_tokenizer()
-    tokenizer = Tokenizer(train_tokenizer(marked, SETTINGS, seed=1))
+    tokenizer = SentencePieceTokenizer(train_tokenizer(marked, SETTINGS, seed=1))
     assert abs(len(tokenizer.encode(texts()[0])) - len(plain.encode(texts()[0]))) <= 2
 
 
 def test_text_full_of_control_pieces_teaches_none() -> None:
     full = [text.replace(" ", " <s></s><unk><0x41> ") for text in texts()]
-    tokenizer = Tokenizer(train_tokenizer(full, SETTINGS, seed=1))
+    tokenizer = SentencePieceTokenizer(train_tokenizer(full, SETTINGS, seed=1))
     ids = tokenizer.encode(full[0])
     assert tokenizer.decode(ids) == full[0]
     assert not {tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id} & set(ids)

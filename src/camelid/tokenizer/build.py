@@ -10,6 +10,7 @@ from camelid.errors import UserError
 from camelid.progress import progress
 from camelid.tokenizer.load import MODEL_NAME, Tokenizer, load_tokenizer
 from camelid.tokenizer.quality import measure_quality
+from camelid.tokenizer.sentencepiece_model import SentencePieceTokenizer
 from camelid.tokenizer.settings import TokenizerSettings
 from camelid.tokenizer.train import train_tokenizer
 
@@ -45,7 +46,7 @@ def build_tokenizer(
     ) as draft:
         model = train_tokenizer(_count_bytes(train_texts()), settings, seed=seed)
         (draft.path / MODEL_NAME).write_bytes(model)
-        tokenizer = Tokenizer(model)
+        tokenizer = SentencePieceTokenizer(model)
         rows = measure_quality({OWN_NAME: tokenizer, **others}, held_out())
         (draft.path / QUALITY_NAME).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         own = [row for row in rows if row["tokenizer"] == OWN_NAME]
