@@ -293,7 +293,7 @@ def test_head_that_is_neither_tied_nor_there(tied: Path) -> None:
 def test_pickled_weights_are_refused_with_the_way_out(single: Path) -> None:
     torch.save(load_file(single / "model.safetensors"), single / "pytorch_model.bin")
     (single / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"pickles .*can run code.* save_pretrained\(new_folder\)"):
+    with pytest.raises(UserError, match=r"pickles .*can run code.*save_pretrained\(new_folder\)"):
         hf_safetensors.read(single)
     (single / "pytorch_model.bin").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors is missing"):
