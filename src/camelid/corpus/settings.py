@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from camelid.corpus.source_settings import FilesSource
+from camelid.corpus.source_settings import FilesSource, StackExchangeSource, WikipediaSource
 from camelid.settings import Settings
 
 
@@ -21,19 +21,6 @@ class FolderSource(FilesSource):
     """Cuts a text file into documents wherever it occurs, or nothing."""
 
 
-class StackExchangeSource(FilesSource):
-    """Stack Exchange dumps: a site as the published .7z, as a tar archive, or as a folder with its Posts.xml."""
-
-    kind: Literal["stack_exchange"]
-    """Says that this source is Stack Exchange."""
-    num_sites: int | None = Field(28, ge=1)
-    """Only so many sites with the most questions and answers are read, or all where it is left out."""
-    unanswered: bool = True
-    """Whether questions without answers are kept."""
-    min_score: int | None = None
-    """Answers with a lower score are left out, or none are."""
-
-
 class PythonLibrarySource(Settings):
     """The source files of the Python standard library that runs Camelid, its tests and encoding tables left out."""
 
@@ -46,7 +33,7 @@ class PythonLibrarySource(Settings):
 
 
 Source = Annotated[
-    FolderSource | StackExchangeSource | PythonLibrarySource,
+    FolderSource | StackExchangeSource | WikipediaSource | PythonLibrarySource,
     Field(discriminator="kind"),
 ]
 
@@ -66,6 +53,8 @@ class CorpusSettings(Settings):
     """Share of the documents that is never trained on, chosen by a hash of their text."""
     num_workers: int = Field(0, ge=0)
     """Processes that read at once, 0 for one per core; the result does not depend on it."""
+    memory_bytes: int = Field(1 << 30, ge=1 << 26)
+    """Bytes that comparing hashes takes in all processes together, on disk beyond; the result does not depend on it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

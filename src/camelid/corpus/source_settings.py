@@ -1,4 +1,6 @@
-"""What every source of files has in common."""
+"""What a person can set about the sources that come from published dumps."""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,3 +16,36 @@ class FilesSource(Settings):
     """The folder, or a single file; relative to the recipe's folder."""
     licence: str | None = None
     """Licence of the texts, recorded with each document that names none itself."""
+
+
+class StackExchangeSource(FilesSource):
+    """Stack Exchange dumps: a site as the published .7z, as a tar archive, or as a folder with its Posts.xml."""
+
+    kind: Literal["stack_exchange"]
+    """Says that this source is Stack Exchange."""
+    num_sites: int | None = Field(28, ge=1)
+    """Only so many sites with the most questions and answers are read, or all where it is left out."""
+    unanswered: bool = True
+    """Whether questions without answers are kept."""
+    min_score: int | None = None
+    """Answers with a lower score are left out, or none are."""
+
+
+class WikipediaSource(FilesSource):
+    """Wikipedia dumps as they are published: pages-articles in XML, plain or bzip2, also multistream."""
+
+    kind: Literal["wikipedia"]
+    """Says that this source is Wikipedia."""
+    licence: str | None = "CC BY-SA"
+    """Licence of the texts, recorded with each document."""
+    languages: tuple[str, ...] = (
+        "bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu",
+        "it", "nl", "pl", "pt", "ro", "ru", "sl", "sr", "sv", "uk",
+    )  # fmt: skip
+    """Codes of the wikis that are read, those of the paper by default; an empty list reads all."""
+    language: str | None = None
+    """Code of the wiki, where the files are not called after it as in `enwiki-20220701-pages-articles.xml.bz2`."""
+    namespaces: tuple[int, ...] = (0,)
+    """Numbers of the namespaces that are read; 0 holds the articles."""
+    with_title: bool = False
+    """Whether an article begins with its title."""

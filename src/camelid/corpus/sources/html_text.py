@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from lxml import etree
 
 _BLANKS = re.compile(r"[ \t\n\r\f]+")
-_EXPONENT = re.compile(r"[-+−]?\w{1,8}(?<!st)(?<!nd)(?<!rd)(?<!th)\Z")
+_POWER = re.compile(r"[-+−]?(?:\d{1,4}|\d{0,3}[nkmxyzijt])\Z", re.IGNORECASE)
 
 # Line breaks that an element has around it: 2 makes an empty line.
 _BREAKS = {
@@ -123,7 +123,7 @@ class _Writer:
             return
         stripped = words.strip(" ")
         blank = words[0] == " " or self.has_blank
-        if self.is_sup and not blank and not self.num_breaks and self.pieces and _EXPONENT.match(stripped):
+        if self.is_sup and not blank and not self.num_breaks and self.pieces and _POWER.match(stripped):
             stripped = "^" + stripped
         self._flush(blank)
         self.pieces.append(stripped)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import py7zr
 from py7zr.exceptions import ArchiveError
 
-from camelid.corpus.settings import StackExchangeSource
+from camelid.corpus.source_settings import StackExchangeSource
 from camelid.corpus.sources.archive import READ_ERRORS, TAR_SUFFIXES, iterate_chunks, iterate_tar
 from camelid.corpus.sources.html_text import html_to_text
 from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable

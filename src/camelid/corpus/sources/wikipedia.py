@@ -1,0 +1,256 @@
+"""Wikipedia dumps: pages of MediaWiki's export format become articles in plain text (paper section 2.1)."""
+
+import bz2
+import html
+import itertools
+import mmap
+import re
+import urllib.parse
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Iterator, Set
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from camelid.corpus.source_settings import WikipediaSource
+from camelid.corpus.sources.archive import CHUNK_BYTES, iterate_chunks
+from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable
+from camelid.corpus.sources.wikitext import wikitext_to_text
+
+STEP = "pages"
+_DUMP = re.compile(r"\.xml(?:-p\d+p\d+[\w-]*)?(?:\.bz2)?\Z")
+_WIKI = re.compile(r"([a-z]{2,3}|simple|[a-z]{2,}(?:[-_][a-z]+)+)wiki(?=\W|\Z)")
+_REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
+_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
+_RANGE = re.compile(r"(.+)@(\d+)-(\d+)\Z")
+_PAGE, _PAGE_END = b"<page>", b"</page>"
+_MAX_PAGE_BYTES = 64 << 20
+_MAX_HEADER_BYTES = 1 << 20
+
+# Namespaces of files and categories in the wikis of the paper, old names too, and in some others.
+_HIDDEN_NAMES = """
+    file image media category archivo imagen archivos categoría fichier catégorie datei bild kategorie bestand
+    afbeelding categorie immagine categoria ficheiro imagem arquivo fitxer imatge plik grafika kategoria soubor obrázek
+    fájl kép kategória fișier fişier imagine fil billede kategori datoteka slika kategorija датотека слика категорија
+    файл картинка категория изображение категорія зображення tiedosto kuva luokka restr skeudenn rummad fasciculus imago
+    dosya resim ملف صورة تصنيف ファイル 画像 カテゴリ 파일 그림 분류 文件 图像 檔案 圖像 分类 分類
+"""
+_HIDDEN = frozenset(_HIDDEN_NAMES.split())
+
+
+class _Part(NamedTuple):
+    """Some unpacked bytes of a dump."""
+
+    name: str
+    """The file; for bzip2 streams after the first with the place of the stream in it."""
+    data: bytes
+    is_beyond: bool = False
+    """Whether the bytes are only wanted for the end of a page that began before them."""
+    problem: str = ""
+    """What is wrong after these bytes."""
+
+
+class _Page(NamedTuple):
+    """A page of a dump, or what is wrong in its place."""
+
+    name: str
+    number: int
+    """Within its stream; -1 for what stands before the first page."""
+    data: bytes
+    problem: str = ""
+
+
+def list_files(source: WikipediaSource, root: Path) -> list[str]:
+    """Dumps below a folder, sorted; indexes and hidden files are left out."""
+    found = []
+    for path in root.rglob("*"):
+        relative = path.relative_to(root)
+        is_hidden = any(part.startswith(".") for part in relative.parts)
+        if _DUMP.search(path.name) and "index" not in path.name and path.is_file() and not is_hidden:
+            found.append(relative.as_posix())
+    return sorted(found)
+
+
+def split_file(root: Path, path: str, num_bytes: int) -> list[str]:
+    """Names for pieces of about `num_bytes` of a dump that `read_file` takes, cut where a bzip2 stream begins.
+
+    The pieces have the same pages under the same names as the whole. A dump of a single stream is one piece.
+    """
+    size = (root / path).stat().st_size
+    if not path.endswith(".bz2") or size <= num_bytes:
+        return [path]
+    starts = [0]
+    with (root / path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        while match := _STREAM.search(data, starts[-1] + num_bytes):
+            starts.append(match.start())
+    if len(starts) == 1:
+        return [path]
+    return [f"{path}@{start}-{end}" for start, end in zip(starts, [*starts[1:], size], strict=True)]
+
+
+def read_file(source: WikipediaSource, root: Path, path: str) -> Found:
+    """The articles of one dump or a piece of it, and the pages that are none."""
+    piece = _RANGE.match(path)
+    start, end = (int(piece[2]), int(piece[3])) if piece else (0, None)
+    path = piece[1] if piece else path
+    match = _WIKI.match(PurePosixPath(path).name)
+    wiki = source.language or (match[1] if match else None)
+    if wiki and source.languages and wiki not in source.languages:
+        if start == 0:
+            yield Refused(path, 0, STEP, "language not wanted", wiki)
+        return
+    hidden: Set[str] = _HIDDEN
+    pages = _iterate_pages(_read_parts(root / path, path, start, end))
+    if start:
+        pages = itertools.chain(itertools.islice(_iterate_pages(_read_parts(root / path, path, 0, None)), 1), pages)
+    for page in pages:
+        if page.number < 0:
+            header = page.data.decode("utf-8", "replace")
+            wiki = wiki or _find_language(header)
+            hidden = hidden | _find_names(header)
+        elif page.problem:
+            yield Unreadable(page.name, page.number, "damaged", page.problem)
+        else:
+            yield _read_page(source, wiki or "en", hidden, page)
+
+
+def _read_page(source: WikipediaSource, wiki: str, hidden: Set[str], page: _Page) -> RawRecord | Refused | Unreadable:
+    try:
+        element = ElementTree.fromstring(page.data)
+    except ElementTree.ParseError as error:
+        return Unreadable(page.name, page.number, "not XML", str(error))
+    title = element.findtext("title", "")
+    namespace = element.findtext("ns", "0")
+    revision = element.findall("revision")[-1:]
+    text = (revision[0].findtext("text") if revision else None) or ""
+    model = revision[0].findtext("model", "wikitext") if revision else "wikitext"
+
+    def refuse(reason: str, detail: str = title) -> Refused:
+        return Refused(page.name, page.number, STEP, reason, detail)
+
+    if not namespace.isdecimal() or int(namespace) not in source.namespaces:
+        return refuse("namespace", namespace)
+    if element.find("redirect") is not None or _REDIRECT.match(text):
+        return refuse("redirect")
+    if model != "wikitext":
+        return refuse("not wikitext", model)
+    plain = wikitext_to_text(text, title, hidden)
+    if not plain:
+        return refuse("no text")
+    return RawRecord(
+        page.name,
+        page.number,
+        f"{title}\n\n{plain}" if source.with_title else plain,
+        url=f"https://{wiki}.wikipedia.org/wiki/{urllib.parse.quote(title.replace(' ', '_'), safe='/:(),')}",
+        title=title,
+        language="en" if wiki == "simple" else wiki,
+        num_raw_bytes=len(page.data),
+    )
+
+
+def _iterate_pages(parts: Iterable[_Part]) -> Iterator[_Page]:
+    buffer = b""
+    page_name, number = "", -1
+    is_in_page = is_too_large = False
+    searched = num_own = 0  # bytes of the buffer that need no search, and that are not beyond
+    for part in parts:
+        if part.is_beyond and not is_in_page and (num_own <= 0 or not _may_begin_page(buffer)):
+            return
+        buffer += part.data
+        num_own = num_own if part.is_beyond else len(buffer)
+        while True:
+            if not is_in_page:
+                start = buffer.find(_PAGE)
+                if start < 0:
+                    keep = _MAX_HEADER_BYTES if number < 0 else len(_PAGE)
+                    num_own -= max(0, len(buffer) - keep)
+                    buffer = buffer[-keep:]
+                    break
+                if number < 0:
+                    yield _Page(part.name, -1, buffer[:start])
+                if start >= num_own:
+                    return
+                number = number + 1 if part.name == page_name else 0
+                page_name, is_in_page, is_too_large = part.name, True, False
+                buffer, num_own, searched = buffer[start:], num_own - start, 0
+            end = buffer.find(_PAGE_END, searched)
+            if end < 0:
+                is_too_large = is_too_large or len(buffer) > _MAX_PAGE_BYTES
+                buffer = buffer[-len(_PAGE_END) :] if is_too_large else buffer
+                searched = max(0, len(buffer) - len(_PAGE_END))
+                break
+            problem = f"the page is longer than {_MAX_PAGE_BYTES:,} bytes" if is_too_large else ""
+            yield _Page(page_name, number, buffer[: end + len(_PAGE_END)], problem)
+            buffer, num_own = buffer[end + len(_PAGE_END) :], num_own - end - len(_PAGE_END)
+            is_in_page = False
+        if part.problem:
+            yield _Page(part.name, number + (not is_in_page), b"", part.problem)
+            buffer, is_in_page = b"", False
+    if is_in_page:
+        yield _Page(page_name, number, b"", "the file ends inside this page")
+
+
+def _may_begin_page(end: bytes) -> bool:
+    return any(end.endswith(_PAGE[:length]) for length in range(1, len(_PAGE)))
+
+
+def _read_parts(file: Path, path: str, start: int, end: int | None) -> Iterator[_Part]:
+    """The unpacked bytes of the streams that begin between two places, and of those after them, marked as beyond."""
+    with file.open("rb") as stream:
+        stream.seek(start)
+        name = f"{path}!{start}" if start else path
+        if not path.endswith(".bz2"):
+            for data in iterate_chunks(stream):
+                yield _Part(name, data)
+            return
+        decompressor = bz2.BZ2Decompressor()
+        is_beyond = has_begun = False
+        while data := stream.read(CHUNK_BYTES):
+            while data:
+                has_begun = True
+                try:
+                    yield _Part(name, decompressor.decompress(data), is_beyond)
+                    data = decompressor.unused_data
+                    if not decompressor.eof:
+                        break
+                    place = stream.tell() - len(data)
+                except OSError as error:
+                    place = _find_stream(stream, stream.tell() - len(data))
+                    told = f"the stream after it begins at byte {place:,}" if place else "nothing after it can be read"
+                    yield _Part(name, b"", is_beyond, f"{error}; {told}")
+                    if not place:
+                        return
+                    data = b""
+                    stream.seek(place)
+                name = f"{path}!{place}"
+                is_beyond = end is not None and place >= end
+                decompressor = bz2.BZ2Decompressor()
+                has_begun = False
+        if has_begun:
+            yield _Part(name, b"", is_beyond, "the file ends inside a stream")
+
+
+def _find_stream(file: IO[bytes], start: int) -> int:
+    """Where the next bzip2 stream begins, 0 where there is none."""
+    file.seek(start + 1)
+    position = start + 1
+    rest = b""
+    while data := file.read(CHUNK_BYTES):
+        match = _STREAM.search(rest + data)
+        if match:
+            return position - len(rest) + match.start()
+        rest = (rest + data)[-16:]
+        position += len(data)
+    return 0
+
+
+def _find_language(header: str) -> str | None:
+    """The language that a dump names itself."""
+    match = re.search(r"<mediawiki[^>]*\bxml:lang=\"([a-z-]+)\"", header)
+    return match[1] if match else None
+
+
+def _find_names(header: str) -> frozenset[str]:
+    """Names of the namespaces of files and categories in this wiki, in lower case."""
+    return frozenset(
+        html.unescape(name).lower() for name in re.findall(r'<namespace key="(?:6|14)"[^>]*>([^<]+)<', header)
+    )

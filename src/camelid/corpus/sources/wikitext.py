@@ -1,0 +1,268 @@
+"""Wikitext becomes plain text: links keep their words, formulas and code stay readable, all other markup goes.
+
+One pass over the brackets of a page with a stack, then one over its lines. mwparserfromhell parses 0.3 MB/s of real
+articles, which rules it out for whole dumps; the tests hold this against it.
+"""
+
+import functools
+import html
+import re
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+
+from camelid.corpus.sources.wikitext_templates import show_template
+
+_MARK = re.compile("\x00(\\d+)\x00")
+_TAG = re.compile(
+    r"<!--|<(ref|nowiki|pre|source|syntaxhighlight|math|chem|ce|gallery|timeline|imagemap|score|graph|mapframe|maplink|"
+    r"templatedata|templatestyles|indicator|categorytree|inputbox|hiero|noinclude|table|references|section|rss|phonos|"
+    r"includeonly|ruby)(?=[\s/>])([^<>]*)>",
+    re.IGNORECASE,
+)
+_LITERAL = frozenset({"nowiki", "pre", "source", "syntaxhighlight"})
+_FORMULA = frozenset({"math", "chem", "ce"})
+_TRANSPARENT = frozenset({"ruby", "section"})
+_BRACKET = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}(?!\})")
+_OPENERS = {"}}": "{{", "]]": "[[", "|}": "{|"}
+_MAX_DEPTH = 100
+_MAX_INDENT = 40
+_MAX_LIST_DEPTH = 6
+_EXTERNAL = re.compile(
+    r"\[(?:(?:https?|ftps?|irc|news|git|svn|gopher):)?//[^\s\]\[]*[ \t]*([^\]\[\n]*)\]|\[mailto:[^\s\[]+ ([^\]\[\n]*)\]"
+)
+_HTML = re.compile(
+    r"<(/?)(br|hr|p|div|blockquote|center|poem|ul|ol|li|dl|dt|dd|h[1-6]|tr|td|th|tbody|thead|caption|span|b|i|u|s|em|"
+    r"strong|small|big|sub|sup|code|tt|kbd|samp|var|cite|q|abbr|font|del|ins|strike|bdi|bdo|dfn|mark|rb|rt|rp|rtc|ruby|"
+    r"section|noinclude|includeonly|onlyinclude|nowiki|ref|references|templatestyles|time|data|wbr|table|math|pre|"
+    r"source|syntaxhighlight|gallery|a|img|col|colgroup|translate|tvar|languages)(?:[\s/][^<>]*)?>",
+    re.IGNORECASE,
+)
+_BLOCKS = re.compile("br|hr|p|div|blockquote|center|poem|[uod]l|li|d[td]|h[1-6]|tr|caption|table")
+_POWER = re.compile(r"<sup>\s*([-+−]?(?:\d{1,4}|\d{0,3}[nkmxyzijt]))\s*</sup>", re.IGNORECASE)
+_QUOTES = re.compile(r"''+")
+_SWITCH = re.compile(r"__[^\W\d_]{3,40}__")
+_HEADING = re.compile(r"(={1,6})[ \t]*(.*?)[ \t]*\1[ \t]*\Z")
+_ITEM = re.compile(r"([*#:;]+)[ \t]*")
+_EMPTY_PARENTHESES = re.compile(r" ?[(（](?:[\w '’.-]{0,20}:)?(?:[\s,;:/–—-]|\b(?:or|und|et)\b)*[)）]")
+_OPENING_PARENTHESIS = re.compile(r"\([\s,;:]+")
+_BLANKS = re.compile(r"  +")
+_BLANK_BEFORE = re.compile(r" ([,.;])(?=\s|\Z)")
+_IMAGE = re.compile(
+    r"[^|\[\]]+\.(?:jpe?g|png|gif|svg|tiff?|webp|webm|og[gva]|mp3|mid|wav|pdf|djvu|xcf)\s*(?:\||\Z)", re.IGNORECASE
+)
+_INTERWIKI = re.compile(r"\s*[a-z]{2,3}(?:-[a-z]{2,10})*(?:-[a-z]+)?\s*:")
+
+
+@dataclass(slots=True)
+class _Open:
+    """A bracket that waits for its other half, and the text since it."""
+
+    kind: str
+    pieces: list[str] = field(default_factory=list)
+
+
+def wikitext_to_text(text: str, title: str, hidden: Set[str]) -> str:
+    """The text that a reader sees in the body of an article.
+
+    Headings stand alone on a line, list items begin with `* ` or a number, formulas stand between dollar signs; tables,
+    files, references, comments and templates other than those of a sentence are left out, and sections with nothing in
+    them.
+
+    Args:
+        hidden: namespaces, in lower case, whose links show no text: those of files and categories.
+    """
+    kept: list[str] = []
+    text = _take_out_tags(text.replace("\x00", ""), kept)
+    text = _resolve_brackets(text, title, hidden)
+    text = _EXTERNAL.sub(lambda match: match[1] or match[2] or "", text)
+    if "<" in text:
+        text = _POWER.sub(r"^\1", text)
+        text = _HTML.sub(_show_html, text)
+    text = _QUOTES.sub(lambda match: "'" * max(0, len(match[0]) - 5) if len(match[0]) != 4 else "'", text)
+    text = _SWITCH.sub(lambda match: "" if match[0].isupper() else match[0], text)
+    if "&" in text:
+        text = html.unescape(text)
+    text = _BLANK_BEFORE.sub(r"\1", _BLANKS.sub(" ", text.replace("\t", " ").replace("\xa0", " ")))
+    text = "\n".join(_lines(text))
+    return _MARK.sub(lambda match: kept[int(match[1])], text) if kept else text
+
+
+def _take_out_tags(text: str, kept: list[str]) -> str:
+    """Puts marks where code and formulas stand, appending them to `kept`, and cuts comments and invisible elements."""
+    pieces = []
+    position = 0
+    unclosed: set[str] = set()
+    while match := _TAG.search(text, position):
+        pieces.append(text[position : match.start()])
+        position = match.end()
+        if match[1] is None:
+            end = text.find("-->", position)
+            # A comment alone on its line takes the line with it.
+            position = end + 3 if end >= 0 else len(text)
+            if pieces[-1].endswith("\n") and text.startswith("\n", position):
+                position += 1
+            continue
+        name = match[1].lower()
+        if match[2].endswith("/") or name in unclosed or name in _TRANSPARENT:
+            continue
+        end = _find_end(text, name, position)
+        if end < 0:
+            unclosed.add(name)
+            continue
+        content = text[position:end]
+        position = text.find(">", end) + 1 or len(text)
+        if name in _LITERAL or name in _FORMULA:
+            pieces.append(f"\x00{len(kept)}\x00")
+            kept.append(_show_literal(name, content))
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+def _find_end(text: str, name: str, position: int) -> int:
+    """Where the element that begins before `position` is closed, -1 for nowhere; tables may hold tables."""
+    depth = 1
+    for match in _edge(name).finditer(text, position):
+        depth += -1 if match[1] else name == "table"
+        if depth == 0:
+            return match.start()
+    return -1
+
+
+@functools.cache
+def _edge(name: str) -> re.Pattern[str]:
+    return re.compile(rf"<(/?){name}\b", re.IGNORECASE)
+
+
+def _show_literal(name: str, content: str) -> str:
+    if name in _FORMULA:
+        formula = " ".join(html.unescape(content).split())
+        return f"${formula}$" if formula else ""
+    if name == "nowiki":
+        return html.unescape(content)
+    return "\n" + html.unescape(content).strip("\n") + "\n"
+
+
+def _resolve_brackets(text: str, title: str, hidden: Set[str]) -> str:
+    stack = [_Open("")]
+    position = 0
+    for match in _BRACKET.finditer(text):
+        token = match[0]
+        start = match.start()
+        if "|" in token and text[max(0, start - _MAX_INDENT) : start].rpartition("\n")[2].strip(" \t:*#"):
+            continue  # tables begin and end at the beginning of a line
+        stack[-1].pieces.append(text[position:start])
+        position = match.end()
+        kind = _OPENERS.get(token)
+        if kind is None:
+            if len(stack) < _MAX_DEPTH:
+                stack.append(_Open(token))
+            continue
+        if stack[-1].kind != kind:
+            if not any(opened.kind == kind for opened in stack):
+                continue
+            while stack[-1].kind != kind:
+                _give_up(stack)
+        content = "".join(stack.pop().pieces)
+        if kind == "{{":
+            stack[-1].pieces.append(show_template(content, title))
+        elif kind == "[[":
+            stack[-1].pieces.append(_show_link(content, hidden))
+        else:
+            stack[-1].pieces.append("\n")
+    stack[-1].pieces.append(text[position:])
+    while len(stack) > 1:
+        _give_up(stack)
+    return "".join(stack[0].pieces)
+
+
+def _give_up(stack: list[_Open]) -> None:
+    """The innermost bracket is never closed: a link's words stay; of a template or table what looks like it goes."""
+    opened = stack.pop()
+    content = "".join(opened.pieces)
+    if opened.kind == "[[":
+        content = content.partition("|")[2] or content if "|" in content.partition("\n")[0] else content
+    else:
+        lines = content.split("\n")
+        first = next((n for n, line in enumerate(lines[1:], 1) if line.strip() and line.lstrip()[0] not in "|!}"), None)
+        content = "" if first is None else "\n".join(["", *lines[first:]])
+    stack[-1].pieces.append(content)
+
+
+def _show_link(content: str, hidden: Set[str]) -> str:
+    target, pipe, label = content.partition("|")
+    if target.lstrip().startswith(":"):
+        target = target.lstrip()[1:]
+    elif ":" in target:
+        prefix = target.partition(":")[0].strip().lower().replace("_", " ")
+        if prefix in hidden or (not pipe and _INTERWIKI.match(target)) or _IMAGE.match(content):
+            return ""
+    if label:
+        return label
+    if pipe:  # [[Page (kind)|]] shows Page
+        target = re.sub(r"^[^:]*:|\s*\([^()]*\)\s*$", "", target)
+    return target.strip()
+
+
+def _show_html(match: re.Match[str]) -> str:
+    name = match[2].lower()
+    if _BLOCKS.fullmatch(name):
+        return "\n"
+    return " " if name in ("td", "th") else ""
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Headings, items and paragraphs as plain lines; sections without text are left out."""
+    headings: list[tuple[int, str]] = []
+    number = 0
+    has_gap = True
+    is_first = True
+    for line in text.split("\n"):
+        line = line.strip()
+        if "(" in line or "（" in line:
+            line = _OPENING_PARENTHESIS.sub("(", _EMPTY_PARENTHESES.sub("", line))
+        if not line:
+            has_gap = True
+            continue
+        if line[0] == "=" and (heading := _HEADING.match(line)) and heading[2]:
+            level = len(heading[1])
+            while headings and headings[-1][0] >= level:
+                headings.pop()
+            headings.append((level, heading[2]))
+            continue
+        is_item = line[0] in "*#:;"
+        if is_item:
+            number = (
+                number + 1 if line[0] == "#" and not line.startswith(("#*", "##", "#:")) else number * (line[0] == "#")
+            )
+            line = _show_item(line, number)
+        else:
+            number = 0
+        if not line or _is_table_rest(line):
+            continue
+        for _, heading_text in headings:
+            if not is_first:
+                yield ""
+            yield heading_text
+            is_first, has_gap = False, True
+        headings.clear()
+        if has_gap and not is_first:
+            yield ""
+        has_gap, is_first = False, False
+        yield line
+
+
+def _show_item(line: str, number: int) -> str:
+    match = _ITEM.match(line)
+    assert match is not None
+    marks, words = match[1], line[match.end() :]
+    if not words.strip(" .,;:|-–"):
+        return ""
+    if marks[-1] in ":;":
+        return words
+    depth = min(len(marks), _MAX_LIST_DEPTH) - 1
+    return "  " * depth + (f"{number}. " if marks == "#" else "* ") + words
+
+
+def _is_table_rest(line: str) -> bool:
+    """Whether a line belongs to a table whose beginning a template made."""
+    return line[0] == "|" or (line[0] == "!" and ("!!" in line or "|" in line)) or line in ("}", "{", "{|", "|}", "}}")
