@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camelid.artifact import Manifest, partial_path
-from camelid.corpus import build as build_module
+from camelid.corpus import task as task_module
 from camelid.corpus.build import build_corpus, fingerprint_sources
 from camelid.corpus.document import Document, read_documents
 from camelid.corpus.ledger import LEDGER_NAME
@@ -54,7 +54,7 @@ def _write_texts(folder: Path, number: int = 30) -> Path:
 
 def test_bytes_do_not_depend_on_workers_or_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_texts(tmp_path)
-    monkeypatch.setattr(build_module, "_TASK_BYTES", 300)
+    monkeypatch.setattr(task_module, "_TASK_BYTES", 300)
     digests = {_build(tmp_path, f"corpus-{n}", num_workers=n).digest for n in (1, 2, 4)}
     left = partial_path(tmp_path / "killed")
     left.mkdir()

@@ -1,63 +1,47 @@
-"""Raw text becomes a corpus: read, cut, clean, deduplicate, hold out.
+"""Raw text becomes a corpus: read, passed through the steps of its source, deduplicated, held out.
 
-Tasks over files run side by side; each writes its documents to a part and hands back hashes. The duplicates and the
-split are decided from the hashes alone, in the order of the files, so that the number of workers changes nothing.
+Tasks over files run side by side, pass by pass; what a task finished is kept, so that a build that was killed goes on
+where it was. What concerns more than one task is decided from hashes and numbers alone, in the order of the files, so
+that the number of workers changes nothing.
 """
 
 import hashlib
+import json
 import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from camelid import artifact
-from camelid.artifact import Draft, Manifest
-from camelid.corpus.document import SPLITS, Document, Split, make_id, read_document_file, write_documents
-from camelid.corpus.engine import run_tasks
-from camelid.corpus.ledger import LEDGER_NAME, Books, Drop, write_ledger
-from camelid.corpus.settings import CorpusSettings, Source
-from camelid.corpus.sources import list_files, read_file, source_root
-from camelid.corpus.sources.record import RawRecord
-from camelid.corpus.steps import exact
-from camelid.corpus.steps.clean import clean
-from camelid.corpus.steps.cut import cut
-from camelid.corpus.steps.exact import ExactDuplicates, content_hash
-from camelid.errors import UserError
+from camelid.artifact import Manifest
+from camelid.corpus.chain import part_path, passes_of, read_summaries, summary_path
+from camelid.corpus.document import Document, read_document_file, write_documents
+from camelid.corpus.engine import Engine
+from camelid.corpus.ledger import LEDGER_NAME, LEDGER_SCHEMA, write_ledger
+from camelid.corpus.settings import CorpusSettings
+from camelid.corpus.sources import list_files, source_root
+from camelid.corpus.splits import DUPLICATES_NAME, split_documents, write_splits
+from camelid.corpus.task import Task, Work, decision_path, plan_tasks, read_raw, write_whole
 from camelid.progress import progress
 
 KIND = "corpus"
-_TASK_BYTES = 4 * 1024**2
-_FILE_CHARACTERS = 64 * 1024**2
-_PARTS = "parts"
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Some files of one source, and where their documents go."""
-
-    settings: CorpusSettings
-    source: Source
-    root: Path
-    files: tuple[str, ...]
-    num_bytes: int
-    part: Path
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What a task hands back: no texts."""
-
-    books: Books
-    drops: list[Drop]
-    contents: list[bytes]
-    keys: list[tuple[str, int, int]]
-    """Path, offset and part of each document, beside `contents`."""
+TIMINGS_NAME = "timings.json"
+_WORK = "work"
+_IDENTITY = "identity.json"
+_LEDGER_ROWS = 16_384
+# Between passes documents are written and read once: speed counts, not size.
+_PART_COMPRESSION = "lz4"
 
 
 def corpus_identity(settings: CorpusSettings) -> dict[str, object]:
-    """The settings that decide the corpus; the number of workers does not."""
-    return settings.model_dump(mode="json", exclude={"num_workers"})
+    """The settings that decide the corpus; the number of workers and their memory do not."""
+    return settings.model_dump(mode="json", exclude={"num_workers", "memory_bytes"})
 
 
 def fingerprint_sources(settings: CorpusSettings, base: Path) -> dict[str, str]:
@@ -86,203 +70,143 @@ def build_corpus(settings: CorpusSettings, directory: Path, *, seed: int, base: 
     Raises:
         UserError: a source is missing or empty, or too little text is left.
     """
-    with artifact.publish(
-        directory,
-        kind=KIND,
-        settings=corpus_identity(settings),
-        inputs=fingerprint_sources(settings, base),
-        seed=seed,
-    ) as draft:
-        tasks = _plan(settings, base, draft.path / _PARTS)
-        books = {source.name: Books() for source in settings.sources}
-        outcomes: list[_Outcome] = []
-        with progress("corpus", sum(task.num_bytes for task in tasks), "bytes") as advance:
-            for task, outcome in zip(tasks, run_tasks(_run_task, tasks, settings.num_workers), strict=True):
-                outcomes.append(outcome)
-                books[task.source.name].add(outcome.books)
-                advance(task.num_bytes)
-        splits, duplicates = _decide(settings, tasks, outcomes, books)
-        _write_splits(draft.path, tasks, splits, draft, books)
-        write_ledger(draft.path / LEDGER_NAME, _in_order(outcomes, duplicates))
-        shutil.rmtree(draft.path / _PARTS)
+    identity = corpus_identity(settings)
+    inputs = fingerprint_sources(settings, base)
+    with (
+        artifact.publish(
+            directory, kind=KIND, settings=identity, inputs=inputs, seed=seed, logs=(TIMINGS_NAME,), is_resumable=True
+        ) as draft,
+        Engine(settings.num_workers) as engine,
+    ):
+        work = _open_work(draft.path, json.dumps([identity, inputs, seed], sort_keys=True))
+        tasks = plan_tasks(settings, base, work)
+        decisions = _run_passes(settings, tasks, work, engine)
+        splits = split_documents(settings, tasks, work, engine)
+        draft.facts["sources"] = write_splits(draft.path, settings, tasks, splits, engine)
+        for name, decided in decisions.items():
+            draft.facts["sources"][name] |= {"decided": decided} if decided else {}
+        _write_ledger(draft.path / LEDGER_NAME, tasks)
+        _write_timings(draft.path / TIMINGS_NAME, tasks)
+        shutil.rmtree(work)
     return artifact.read_manifest(directory)
 
 
-def _in_order(outcomes: Sequence[_Outcome], duplicates: Sequence[list[Drop]]) -> Iterator[Drop]:
-    for outcome, repeated in zip(outcomes, duplicates, strict=True):
-        yield from outcome.drops
-        yield from repeated
+def _open_work(partial_folder: Path, identity: str) -> Path:
+    """The folder of what is kept between passes; that of a killed build with the same settings and files goes on."""
+    work = partial_folder / _WORK
+    told = work / _IDENTITY
+    is_same = told.exists() and told.read_text(encoding="utf-8") == identity
+    for path in partial_folder.iterdir():
+        if path != work or not is_same:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    work.mkdir(exist_ok=True)
+    write_whole(told, identity)
+    return work
 
 
-def _plan(settings: CorpusSettings, base: Path, parts: Path) -> list[_Task]:
-    parts.mkdir()
-    tasks: list[_Task] = []
-    for source in settings.sources:
-        root = source_root(source, base)
-        files: list[str] = []
-        num_bytes = 0
-        for path in [*list_files(source, base), None]:
-            if path is None or num_bytes >= _TASK_BYTES:
-                part = parts / f"{len(tasks):08d}.parquet"
-                tasks.append(_Task(settings, source, root, tuple(files), num_bytes, part))
-                files, num_bytes = [], 0
-            if path is not None:
-                files.append(path)
-                num_bytes += (root / path).stat().st_size
-    return tasks
+def _run_passes(
+    settings: CorpusSettings, tasks: Sequence[Task], work: Path, engine: Engine
+) -> dict[str, dict[str, Any]]:
+    """Runs all passes of all sources, and returns what was decided between them by source."""
+    decisions: dict[str, dict[str, Any]] = {source.name: {} for source in settings.sources}
+    num_passes = {source.name: len(passes_of(source)) for source in settings.sources}
+    for number in range(max(num_passes.values())):
+        chosen = [task for task in tasks if number < num_passes[task.source.name]]
+        label = "corpus" if max(num_passes.values()) == 1 else f"corpus, pass {number + 1}"
+        with progress(label, sum(task.num_bytes for task in chosen), "bytes") as advance:
+            for task, _ in zip(chosen, engine.run(partial(_run_task, number), chosen), strict=True):
+                advance(task.num_bytes)
+        for source in settings.sources:
+            own = [task for task in chosen if task.source.name == source.name]
+            decide = passes_of(source)[number].decide if own else None
+            if decide is not None:
+                path = decision_path(work, source, number)
+                if not path.exists():
+                    write_whole(path, json.dumps(decide(own, work, engine)))
+                decisions[source.name] |= json.loads(path.read_text(encoding="utf-8"))
+        for task in chosen:
+            part_path(task, number - 1).unlink(missing_ok=True)
+    return decisions
 
 
-def _run_task(task: _Task) -> _Outcome:
-    books = Books()
-    drops: list[Drop] = []
-    contents: list[bytes] = []
-    keys: list[tuple[str, int, int]] = []
-
-    def recorded() -> Iterator[Document]:
-        documents = cut(_read(task, books, drops), task.settings)
-        for document in clean(_count_parts(documents, books), task.settings, drops):
-            contents.append(content_hash(document.text))
-            keys.append((document.path, document.offset, document.part))
-            yield document
-
-    write_documents(task.part, recorded())
-    books.dropped = Counter((drop.step, drop.reason) for drop in drops)
-    return _Outcome(books, drops, contents, keys)
-
-
-def _read(task: _Task, books: Books, drops: list[Drop]) -> Iterator[Document]:
-    source = task.source
-    for path in task.files:
-        for found in read_file(source, task.root, path):
-            books.records_in += 1
-            if not isinstance(found, RawRecord):
-                drops.append(Drop(source.name, found.path, found.offset, 0, found.step, found.reason, found.detail))
-                continue
-            books.bytes_in += len(found.text.encode()) if found.num_raw_bytes is None else found.num_raw_bytes
-            yield Document(
-                id=make_id(source.name, found.path, found.offset),
-                text=found.text,
-                source=source.name,
-                url=found.url,
-                path=found.path,
-                offset=found.offset,
-                title=found.title,
-                licence=found.licence or source.licence,
-                language=found.language,
-            )
-
-
-def _count_parts(documents: Iterator[Document], books: Books) -> Iterator[Document]:
-    for document in documents:
-        books.parts_added += document.part > 0
-        yield document
-
-
-def _decide(
-    settings: CorpusSettings, tasks: Sequence[_Task], outcomes: Sequence[_Outcome], books: Mapping[str, Books]
-) -> tuple[list[list[Split | None]], list[list[Drop]]]:
-    """Which split each document of each task goes to, None for a duplicate, and the duplicates as drops."""
-    seen = ExactDuplicates()
-    splits: list[list[Split | None]] = []
-    duplicates: list[list[Drop]] = []
-    kept: list[tuple[bytes, int, int]] = []
-    for number, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
-        splits.append([])
-        duplicates.append([])
-        for place, (content, key) in enumerate(zip(outcome.contents, outcome.keys, strict=True)):
-            if not seen.is_first(content):
-                duplicates[-1].append(Drop(task.source.name, *key, exact.NAME, "duplicate"))
-                books[task.source.name].dropped[exact.NAME, "duplicate"] += 1
-                splits[-1].append(None)
-                continue
-            splits[-1].append("held_out" if _is_held_out(content, settings.held_out_share) else "train")
-            kept.append((content, number, place))
-    _refuse_too_little(kept, books)
-    # Few documents may all fall on one side of the hash; the outermost ones then change it.
-    present = {splits[number][place] for _, number, place in kept}
-    if "held_out" not in present:
-        _, number, place = min(kept)
-        splits[number][place] = "held_out"
-    if "train" not in present:
-        _, number, place = max(kept)
-        splits[number][place] = "train"
-    return splits, duplicates
-
-
-def _is_held_out(content: bytes, share: float) -> bool:
-    return int.from_bytes(content[:8]) < share * 2**64
-
-
-def _refuse_too_little(kept: Sequence[object], books: Mapping[str, Books]) -> None:
-    if len(kept) >= 2:
+def _run_task(number: int, task: Task) -> None:
+    """One pass over one task; a task that went through it before is left alone."""
+    done = summary_path(task, number)
+    if done.exists():
         return
-    met = sum(book.records_in for book in books.values())
-    reasons = sum((book.dropped for book in books.values()), Counter[tuple[str, str]]())
-    why = ", ".join(f"{number} {reason}" for (_, reason), number in reasons.most_common(3)) or "nothing was dropped"
-    raise UserError(
-        f"the corpus has no usable text: of {met} records {len(kept)} documents are left, and two are needed, one to "
-        f"train on and one to hold out ({why}); look at corpus.sources, min_characters and max_characters"
-    )
-
-
-def _write_splits(
-    directory: Path,
-    tasks: Sequence[_Task],
-    splits: Sequence[Sequence[Split | None]],
-    draft: Draft,
-    books: Mapping[str, Books],
-) -> None:
-    counts: dict[str, Counter[str]] = {name: Counter() for name in books}
-    for split in SPLITS:
-        documents = _documents_of(split, tasks, splits, counts)
-        for number, group in enumerate(_group(documents)):
-            write_documents(directory / f"{split}-{number:05d}.parquet", group)
-    for name, book in books.items():
-        book.check(name, sum(counts[name][f"{split}_documents"] for split in SPLITS))
-    draft.facts["sources"] = {
-        name: {
-            "records_in": book.records_in,
-            "bytes_in": book.bytes_in,
-            "parts_added": book.parts_added,
-            **{
-                f"{split}_{what}": counts[name][f"{split}_{what}"]
-                for split in SPLITS
-                for what in ("documents", "bytes")
-            },
-            "dropped": book.by_step(),
-        }
-        for name, book in books.items()
+    task.folder.mkdir(exist_ok=True)
+    work = Work(task)
+    clock = _Clock()
+    documents = clock.watch("read", read_raw(work) if number == 0 else read_document_file(part_path(task, number - 1)))
+    for name, step in passes_of(task.source)[number].steps:
+        documents = clock.watch(name, step(documents, work))
+    write_documents(part_path(task, number), documents, _PART_COMPRESSION)
+    write_ledger(task.folder / f"drops-{number}.parquet", work.drops.rows)
+    dropped = Counter((drop.step, drop.reason) for drop in work.drops.rows)
+    books = work.books
+    summary = {
+        "books": [books.records_in, books.bytes_in, books.parts_added],
+        "dropped": [[*key, count] for key, count in dropped.items()],
+        "counts": work.counts,
+        "timings": clock.lines(),
     }
+    write_whole(done, json.dumps(summary))
 
 
-def _documents_of(
-    split: Split,
-    tasks: Sequence[_Task],
-    splits: Sequence[Sequence[Split | None]],
-    counts: Mapping[str, Counter[str]],
-) -> Iterator[Document]:
-    for task, choices in zip(tasks, splits, strict=True):
-        if split not in choices:
-            continue
-        for document, choice in zip(read_document_file(task.part), choices, strict=True):
-            if choice == split:
-                counts[document.source][f"{split}_documents"] += 1
-                counts[document.source][f"{split}_bytes"] += len(document.text.encode())
-                yield document
+class _Clock:
+    """Seconds that each step of a pass takes by itself, and what comes out of it."""
 
+    def __init__(self) -> None:
+        self._rows: list[list[Any]] = []
 
-def _group(documents: Iterator[Document]) -> Iterator[Iterator[Document]]:
-    """Cuts a stream into groups of about `_FILE_CHARACTERS`; each must be used up before the next is asked for."""
-    pending = next(documents, None)
-
-    def take() -> Iterator[Document]:
-        nonlocal pending
-        num_characters = 0
-        while pending is not None and num_characters < _FILE_CHARACTERS:
-            document = pending
-            num_characters += len(document.text)
-            pending = next(documents, None)
+    def watch(self, name: str, documents: Iterator[Document]) -> Iterator[Document]:
+        row: list[Any] = [name, 0.0, 0, 0]
+        self._rows.append(row)
+        while True:
+            start = time.perf_counter()
+            document = next(documents, None)
+            row[1] += time.perf_counter() - start
+            if document is None:
+                return
+            row[2] += 1
+            row[3] += len(document.text)
             yield document
 
-    while pending is not None:
-        yield take()
+    def lines(self) -> list[dict[str, Any]]:
+        """For each step its own seconds, without those of the steps before it, and the documents that it was given."""
+        before = [0.0, 0, 0]
+        lines = []
+        for name, seconds, num_documents, num_characters in self._rows:
+            own = {"seconds": seconds - before[0], "documents_in": before[1], "characters_in": before[2]}
+            lines.append({"step": name, **own, "documents_out": num_documents, "characters_out": num_characters})
+            before = [seconds, num_documents, num_characters]
+        return lines
+
+
+def _write_ledger(path: Path, tasks: Sequence[Task]) -> None:
+    """The drops of all tasks, in their order; those of one task by pass, duplicates last."""
+    with pq.ParquetWriter(path, LEDGER_SCHEMA, compression="zstd") as writer:
+        tables: list[pa.Table] = []
+        for task in tasks:
+            names = [
+                *(f"drops-{number}.parquet" for number in range(len(passes_of(task.source)))),
+                DUPLICATES_NAME,
+            ]
+            tables += [pq.read_table(task.folder / name, schema=LEDGER_SCHEMA) for name in names]
+            if sum(table.num_rows for table in tables) >= _LEDGER_ROWS:
+                writer.write_table(pa.concat_tables(tables))
+                tables = []
+        if tables:
+            writer.write_table(pa.concat_tables(tables))
+
+
+def _write_timings(path: Path, tasks: Sequence[Task]) -> None:
+    """Seconds and amounts of each step of each source, all workers together."""
+    sources: dict[str, dict[str, Counter[str]]] = {}
+    for task in tasks:
+        steps = sources.setdefault(task.source.name, {})
+        for number, summary in enumerate(read_summaries(task)):
+            for line in summary["timings"]:
+                name = "reread" if line["step"] == "read" and number else line["step"]
+                steps.setdefault(name, Counter()).update({key: line[key] for key in line if key != "step"})
+    path.write_text(json.dumps(sources, indent=1), encoding="utf-8")

@@ -15,6 +15,7 @@ Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 _ROWS_PER_GROUP = 512
+_CHARACTERS_PER_GROUP = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,12 @@ class Document:
     title: str | None = None
     licence: str | None = None
     language: str | None = None
+    language_score: float | None = None
+    """Probability of `language`."""
+    perplexity: float | None = None
+    """Of the n-gram model of its language."""
+    reference_score: float | None = None
+    """Probability of being a page that Wikipedia would cite."""
 
 
 SCHEMA = pa.schema(
@@ -50,6 +57,9 @@ SCHEMA = pa.schema(
         pa.field("title", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("language", pa.string()),
+        pa.field("language_score", pa.float64()),
+        pa.field("perplexity", pa.float64()),
+        pa.field("reference_score", pa.float64()),
     ]
 )
 
@@ -59,9 +69,26 @@ def make_id(source: str, path: str, offset: int, part: int = 0) -> str:
     return hashlib.sha256(f"{source}\0{path}\0{offset}\0{part}".encode()).hexdigest()[:32]
 
 
-def write_documents(path: Path, documents: Iterable[Document]) -> None:
-    """Writes one zstd Parquet file; the same documents give the same bytes."""
-    write_rows(path, ({name: getattr(document, name) for name in SCHEMA.names} for document in documents), SCHEMA)
+def write_documents(path: Path, documents: Iterable[Document], compression: str = "zstd") -> None:
+    """Writes one Parquet file; the same documents give the same bytes."""
+    names = SCHEMA.names
+    iterator = iter(documents)
+    with pq.ParquetWriter(path, SCHEMA, compression=compression) as writer:
+        while group := _take_group(iterator):
+            columns = [pa.array([getattr(item, name) for item in group], SCHEMA.field(name).type) for name in names]
+            writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+
+
+def _take_group(documents: Iterator[Document]) -> list[Document]:
+    """The next documents that make a row group, limited in number and in text."""
+    group: list[Document] = []
+    num_characters = 0
+    for document in islice(documents, _ROWS_PER_GROUP):
+        group.append(document)
+        num_characters += len(document.text)
+        if num_characters >= _CHARACTERS_PER_GROUP:
+            break
+    return group
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
@@ -81,9 +108,9 @@ def read_documents(corpus: Path, split: Split) -> Iterator[Document]:
 def read_document_file(path: Path) -> Iterator[Document]:
     """Yields the documents of one Parquet file."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP):
-            for row in batch.to_pylist():
-                yield Document(**row)
+        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=SCHEMA.names):
+            for values in zip(*(batch.column(name).to_pylist() for name in SCHEMA.names), strict=True):
+                yield Document(*values)
 
 
 def count_documents(corpus: Path, split: Split) -> dict[str, int]:

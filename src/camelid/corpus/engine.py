@@ -5,7 +5,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
 from typing import TypeVar
+
+from camelid.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -13,24 +17,52 @@ Result = TypeVar("Result")
 _TASKS_AHEAD = 4
 
 
-def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int) -> Iterator[Result]:
-    """Yields function(task) for each task, in order; few results wait at a time, however many tasks there are.
+class Engine:
+    """A pool of processes that is started when it is first needed and ends with the block that opened it."""
 
-    Args:
-        function: a module's function, for it is sent to other processes by name.
-        num_workers: 0 for one per core; 1 works in this process.
-    """
-    num_workers = min(num_workers or os.cpu_count() or 1, len(tasks))
-    if num_workers <= 1:
-        yield from map(function, tasks)
-        return
-    # Spawned, not forked: a fork copies locks that threads of this process may hold.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    def __init__(self, num_workers: int) -> None:
+        """
+        Args:
+            num_workers: 0 for one per core; 1 works in this process.
+        """
+        self.num_workers = num_workers or os.cpu_count() or 1
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yields function(task) for each task, in order; few results wait at a time, however many tasks there are.
+
+        Args:
+            function: a module's function, or a partial of one, for it is sent to other processes by name.
+
+        Raises:
+            UserError: a process was ended from outside, as the system does when memory is short.
+        """
+        if self.num_workers == 1 or len(tasks) <= 1:
+            yield from map(function, tasks)
+            return
+        if self._pool is None:
+            # Spawned, not forked: a fork copies locks that threads of this process may hold.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.num_workers, mp_context=context)
         waiting: deque[Future[Result]] = deque()
-        for task in tasks:
-            waiting.append(pool.submit(function, task))
-            if len(waiting) >= num_workers * _TASKS_AHEAD:
+        try:
+            for task in tasks:
+                waiting.append(self._pool.submit(function, task))
+                if len(waiting) >= self.num_workers * _TASKS_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was ended from outside, most likely because memory ran out; run it again with a "
+                "smaller corpus.num_workers (what is finished is kept)"
+            ) from error

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from camelid.corpus.document import write_rows
+from camelid.corpus.document import Document, write_rows
 
+_EXCERPTS = 2
+_EXCERPT_CHARACTERS = 600
 LEDGER_NAME = "ledger.parquet"
 
 
@@ -24,9 +26,30 @@ class Drop:
     """Name of the step that dropped it."""
     reason: str
     detail: str = ""
+    score: float | None = None
+    """What the step measured, where it measures."""
+    excerpt: str | None = None
+    """How the text begins, for a few drops of each reason."""
 
 
-_SCHEMA = pa.schema(
+class Drops:
+    """What a task did not keep, in its order."""
+
+    def __init__(self) -> None:
+        self.rows: list[Drop] = []
+        self._num_excerpts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, document: Document, step: str, reason: str, detail: str = "", *, score: float | None = None) -> None:
+        """Books a document; the first ones of each reason leave an excerpt, for people to look at."""
+        excerpt = None
+        if self._num_excerpts[step, reason] < _EXCERPTS:
+            self._num_excerpts[step, reason] += 1
+            excerpt = document.text[:_EXCERPT_CHARACTERS]
+        place = (document.source, document.path, document.offset, document.part)
+        self.rows.append(Drop(*place, step, reason, detail, score, excerpt))
+
+
+LEDGER_SCHEMA = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
@@ -35,6 +58,8 @@ _SCHEMA = pa.schema(
         pa.field("step", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("excerpt", pa.string()),
     ]
 )
 
@@ -77,5 +102,5 @@ class Books:
 
 
 def write_ledger(path: Path, drops: Iterable[Drop]) -> None:
-    """Writes the drops as Parquet, in the order of the raw records."""
-    write_rows(path, (asdict(drop) for drop in drops), _SCHEMA)
+    """Writes drops as Parquet."""
+    write_rows(path, (asdict(drop) for drop in drops), LEDGER_SCHEMA)

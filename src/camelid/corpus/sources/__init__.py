@@ -45,6 +45,11 @@ def list_files(source: Source, base: Path) -> list[str]:
     return files
 
 
+def block_files(source: Source) -> int | None:
+    """How many consecutive files of a source are compared with one another, None for all."""
+    return None
+
+
 def read_file(source: Source, root: Path, path: str) -> Found:
     """The records of one file, and what of it gives none."""
     return _reader(source).read_file(source, root, path)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from camelid.corpus.document import Document
-from camelid.corpus.ledger import Drop
+from camelid.corpus.ledger import Drops
 from camelid.corpus.settings import CorpusSettings
 
 NAME = "clean"
@@ -13,7 +13,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _TRAILING_BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
 
 
-def clean(documents: Iterable[Document], settings: CorpusSettings, drops: list[Drop]) -> Iterator[Document]:
+def clean(documents: Iterable[Document], settings: CorpusSettings, drops: Drops) -> Iterator[Document]:
     """Yields the cleaned documents; nothing of their wording, indentation or spacing inside a line changes."""
     gap = re.compile(rf"\n{{{settings.max_blank_lines + 2},}}")
     squeezed = "\n" * (settings.max_blank_lines + 1)
@@ -21,9 +21,6 @@ def clean(documents: Iterable[Document], settings: CorpusSettings, drops: list[D
         text = _TRAILING_BLANKS.sub("", _CONTROL.sub("", document.text))
         text = gap.sub(squeezed, text).strip("\n") + "\n"
         if len(text) - 1 < settings.min_characters:
-            detail = f"{len(text) - 1} characters"
-            drops.append(
-                Drop(document.source, document.path, document.offset, document.part, NAME, "too short", detail)
-            )
+            drops.add(document, NAME, "too short", f"{len(text) - 1} characters")
             continue
         yield replace(document, text=text)

@@ -1,25 +1,41 @@
-"""Exact duplicates: of equal texts the first in the order of the sources is kept. Only hashes are held in memory."""
+"""Exact duplicates: of equal texts the first in the order of the sources is kept. Only hashes are compared."""
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from camelid.corpus.document import Document
+from camelid.corpus.shuffle import write_keys
+from camelid.corpus.task import Work
 
 NAME = "exact"
-HASH_BYTES = 16
+_CONTENTS = "contents"
+_SIZES = "sizes.npy"
 
 
-def content_hash(text: str) -> bytes:
-    """The first 16 bytes of SHA-256 over a document's UTF-8 text."""
-    return hashlib.sha256(text.encode()).digest()[:HASH_BYTES]
+def write_contents(documents: Iterator[Document], work: Work) -> Iterator[Document]:
+    """Yields all documents, and stores a hash of each one's text and its size."""
+    digests: list[bytes] = []
+    sizes: list[int] = []
+    for document in documents:
+        text = document.text.encode()
+        digests.append(hashlib.sha256(text).digest()[:16])
+        sizes.append(len(text))
+        yield document
+    contents = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+    np.save(work.path(_SIZES), np.array(sizes, np.int64))
+    np.save(work.path(f"{_CONTENTS}.all.npy"), contents)
+    write_keys(contents_path(work.task.folder), contents)
 
 
-class ExactDuplicates:
-    """Remembers what it has seen."""
+def contents_path(folder: Path) -> Path:
+    """Where the hashes of a task's documents lie, for the shuffle."""
+    return folder / _CONTENTS
 
-    def __init__(self) -> None:
-        self._seen: set[bytes] = set()
 
-    def is_first(self, content: bytes) -> bool:
-        """Whether a text with this hash comes for the first time."""
-        if content in self._seen:
-            return False
-        self._seen.add(content)
-        return True
+def read_contents(folder: Path) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """The hashes [documents, 2] and the sizes in bytes [documents] of a task's documents."""
+    return np.load(folder / f"{_CONTENTS}.all.npy"), np.load(folder / _SIZES)
