@@ -30,8 +30,13 @@ COMPANIONS = (
 
 
 @contextlib.contextmanager
-def publish_model(model: StoredModel, path: Path, format_name: str, settings: Mapping[str, Any]) -> Iterator[Path]:
+def publish_model(
+    model: StoredModel, path: Path, format_name: str, settings: Mapping[str, Any], *, is_json_wanted: bool = False
+) -> Iterator[Path]:
     """Makes the folder `path` out of a model: tokenizer and licence here, weights and configuration by the caller.
+
+    Args:
+        is_json_wanted: as in `add_companions`.
 
     Yields:
         The folder to write into.
@@ -49,7 +54,7 @@ def publish_model(model: StoredModel, path: Path, format_name: str, settings: Ma
     with artifact.publish(path, kind=KIND, settings=described, inputs=_find_inputs(model)) as draft:
         # What a format cannot say, Camelid finds here.
         draft.facts.update(config=model.config.model_dump(mode="json"), num_parameters=count_parameters(model.config))
-        copy_companions(model, draft.path)
+        add_companions(model, draft.path, is_json_wanted)
         yield draft.path
 
 
@@ -60,11 +65,34 @@ def _find_inputs(model: StoredModel) -> dict[str, str]:
         return {}
 
 
-def copy_companions(model: StoredModel, folder: Path) -> None:
-    """Copies tokenizer, chat template, generation settings and licence of a model that is a folder."""
+def add_companions(model: StoredModel, folder: Path, is_json_wanted: bool) -> None:
+    """Puts tokenizer, chat template, generation settings and licence beside the weights.
+
+    Files are copied as they are. A tokenizer that has no file of its own, or not the wanted one, is written anew.
+
+    Args:
+        is_json_wanted: whether the readers of the format want a tokenizer.json beside what else there is.
+
+    Raises:
+        UserError: the tokenizer cannot be written as a file.
+    """
     for name in COMPANIONS:
         source = model.path / name
         if model.format == "meta" and not source.is_file():
             source = model.path.parent / name  # LLaMA 1 and 2: one tokenizer and licence for all sizes
         if source.is_file():
             shutil.copyfile(source, folder / name)
+    is_copied = any((folder / name).is_file() for name in TOKENIZER_NAMES)
+    if is_copied and (not is_json_wanted or (folder / "tokenizer.json").is_file()):
+        return
+    try:
+        tokenizer = model.load_tokenizer()
+    except UserError:
+        return  # there is none, or one that others can read
+    from camelid.tokenizer.export import write_huggingface
+
+    try:
+        write_huggingface(tokenizer, folder)
+    except UserError:
+        if not is_copied:
+            raise

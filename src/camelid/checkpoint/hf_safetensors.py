@@ -159,7 +159,8 @@ def write(model: StoredModel, path: Path, max_shard_bytes: int = MAX_SHARD_BYTES
         UserError: as `folder.publish_model`.
     """
     tensors = [replace(tensor, name=huggingface_name(name)) for name, tensor in model.tensors.items()]
-    with publish_model(model, path, "huggingface", {"max_shard_bytes": max_shard_bytes}) as folder:
+    settings = {"max_shard_bytes": max_shard_bytes}
+    with publish_model(model, path, "huggingface", settings, is_json_wanted=True) as folder:
         config = to_huggingface_config(model.config, _main_encoding(tensors), _find_token_ids(model))
         _write_json(folder / CONFIG_NAME, config)
         shards = list(_divide(tensors, max_shard_bytes))
@@ -188,7 +189,7 @@ def _find_token_ids(model: StoredModel) -> dict[str, Any]:
         tokenizer = model.load_tokenizer()
     except UserError:
         return {}
-    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    return {"bos_token_id": tokenizer.bos_id if tokenizer.has_bos else None, "eos_token_id": tokenizer.eos_id}
 
 
 def _divide(tensors: Sequence[StoredTensor], max_bytes: int) -> Iterator[list[StoredTensor]]:
