@@ -64,11 +64,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Recip
     Raises:
         UserError: there is no such recipe, or something in it is wrong.
     """
-    path = Path(name_or_path)
-    base = path.parent
-    if not path.suffix and not path.exists():
-        path = _own_recipe(name_or_path)
-        base = Path.cwd()
+    path, base = _find_recipe(name_or_path)
     tree = apply_overrides(read_toml(path), overrides)
     return validate(Recipe, tree, str(path)), base
 
@@ -78,11 +74,14 @@ def own_recipes() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
 
 
-def _own_recipe(name: str) -> Path:
-    path = _folder() / f"{name}.toml"
-    if not path.is_file():
-        raise UserError(f"there is no recipe {name!r}; name a .toml file or one of {', '.join(own_recipes())}")
-    return path
+def _find_recipe(name_or_path: str) -> tuple[Path, Path]:
+    # A folder or file of that name that lies here does not stand in the way; it is called ./demo.
+    if name_or_path in own_recipes():
+        return _folder() / f"{name_or_path}.toml", Path.cwd()
+    path = Path(name_or_path)
+    if not path.suffix and not path.is_file():
+        raise UserError(f"there is no recipe {name_or_path!r}; name a .toml file or one of {', '.join(own_recipes())}")
+    return path, path.parent
 
 
 def _folder() -> Path:

@@ -8,6 +8,8 @@ import pytest
 from command_line import CommandLine
 from tiny import write_tiny_recipe
 
+from camelid.cli.options import name_tokenizers
+
 
 @pytest.fixture
 def own_run(tiny_run: Path, tmp_path: Path) -> Path:
@@ -122,9 +124,26 @@ def test_changed_text_is_noticed(camelid: CommandLine, own_run: Path) -> None:
 def test_dry_run_says_what_it_takes_and_makes_nothing(camelid: CommandLine, tmp_path: Path) -> None:
     outcome = camelid("run", write_tiny_recipe(tmp_path), "--out", tmp_path / "run", "--dry-run")
     assert outcome.code == 0
-    for word in ("parameters", "memory", "training time", "to do"):
+    for word in ("parameters", "memory", "training time", "30 files", "nothing yet"):
         assert word in outcome.out
     assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_names_missing_text(camelid: CommandLine, tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path)
+    shutil.rmtree(tmp_path / "text")
+    outcome = camelid("run", recipe, "--dry-run")
+    assert outcome.code == 0
+    assert "missing: " in outcome.out
+
+
+def test_a_folder_called_like_a_recipe_does_not_hide_it(
+    camelid: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert camelid("run", "demo", "--dry-run").code == 0
+    assert "no recipe './demo'" in camelid.refuse("run", "./demo", "--dry-run")
 
 
 def test_generate_prints_the_continuation_alone(camelid: CommandLine, tiny_run: Path) -> None:
@@ -151,4 +170,12 @@ def test_doctor_report_and_compare(camelid: CommandLine, tiny_run: Path, tmp_pat
     page = tmp_path / "page.html"
     assert camelid("report", tiny_run, "--output", page).code == 0
     assert "</html>" in page.read_text(encoding="utf-8")
-    assert "notes" in camelid("tokenizer", "compare", tiny_run, tiny_run / "tokenizer" / "tokenizer.model").out
+    compared = camelid("tokenizer", "compare", tiny_run, tiny_run / "tokenizer" / "tokenizer.model").out
+    assert [line.split()[:2] for line in compared.splitlines()[1:]] == [["camelid", "notes"], ["tokenizer", "notes"]]
+
+
+def test_compared_tokenizers_have_short_names() -> None:
+    paths = [Path("a/llama/tokenizer.model"), Path("b/own.model")]
+    assert name_tokenizers(paths) == {"llama": paths[0], "own.model": paths[1]}
+    paths = [Path("a/llama/tokenizer.model"), Path("b/llama/tokenizer.model")]
+    assert name_tokenizers(paths) == {str(path): path for path in paths}

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import typer
 
+_EXTRAS_OF_DEVELOPERS = {"dev", "docs"}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -27,7 +29,7 @@ def doctor() -> None:
         table.add_row("ok" if finding.is_good else "--", finding.subject, finding.state, finding.advice)
     Console(width=140).print(table)
     if not all(finding.is_good for finding in findings):
-        typer.echo("What is marked -- is optional or has an advice beside it.")
+        typer.echo("What is marked -- is optional; the last column says how to get it.")
 
 
 def _examine() -> Iterator[Finding]:
@@ -59,11 +61,45 @@ def _examine() -> Iterator[Finding]:
         yield Finding("GPU", torch.cuda.get_device_name())
     else:
         yield Finding("GPU", "none that this build of torch sees", is_good=False, advice="only needed for large models")
+    yield from _examine_extras()
     disk = shutil.disk_usage(".")
     yield Finding("disk here", f"{format_count(disk.free, 'bytes')} free", is_good=disk.free > 2e9)
     memory = _available_memory()
     if memory is not None:
         yield Finding("memory", f"{format_count(memory, 'bytes')} available")
+
+
+def _examine_extras() -> Iterator[Finding]:
+    """What `pip install camelid[...]` adds for users, and what of it is not there."""
+    import importlib.metadata
+    import re
+
+    try:
+        requirements = importlib.metadata.requires("camelid") or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    needed: dict[str, list[str]] = {}
+    for requirement in requirements:
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if extra and extra[1] not in _EXTRAS_OF_DEVELOPERS:
+            needed.setdefault(extra[1], []).append(re.split(r"[^\w.-]", requirement, maxsplit=1)[0])
+    for name, packages in needed.items():
+        missing = [package for package in packages if not _is_installed(package)]
+        yield Finding(
+            f"extra {name}",
+            f"missing: {', '.join(missing)}" if missing else "complete",
+            is_good=not missing,
+            advice=f"pip install 'camelid[{name}]'" if missing else "",
+        )
+
+
+def _is_installed(name: str) -> bool:
+    import importlib.metadata
+
+    try:
+        return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _available_memory() -> int | None:

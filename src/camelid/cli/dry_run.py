@@ -1,18 +1,22 @@
 """What a recipe would do: sizes, memory, time and disk, before anything is done."""
 
+import dataclasses
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from camelid.cli.options import describe_run
+from camelid.errors import UserError
 from camelid.planning.memory import checkpoint_bytes, estimate_training_memory
 from camelid.planning.shapes import count_parameters, training_flops_per_token
 from camelid.progress import format_count, format_duration
 from camelid.recipe import Recipe
+from camelid.report.sentences import join_names
 
 # Share of the matrix-product peak that training reaches on the machines it was measured on; docs/experiments.md.
 _EXPECTED_UTILISATION = 0.45
+_WIDTH = 110
 
 
 def print_plan(recipe_name: str, out: Path | None, overrides: list[str]) -> None:
@@ -21,16 +25,33 @@ def print_plan(recipe_name: str, out: Path | None, overrides: list[str]) -> None
 
     run = describe_run(recipe_name, out, overrides, [])
     recipe = run.recipe
-    console = Console(width=110)
-    console.print(f"{recipe.name}: products go to {run.directory}")
-    stages = Table("stage", "state", box=None)
-    for stage in STAGES:
-        stages.add_row(stage.name, "finished" if is_finished(run, stage.name) else "to do")
-    console.print(stages)
-    console.print(_size_table(recipe))
+    console = Console(width=_WIDTH, highlight=False)
+    finished = [stage.name for stage in STAGES if is_finished(run, stage.name)]
+    run_rows = {"products": str(run.directory), "finished": join_names(finished or ["nothing yet"])}
+    table = Table(recipe.name, "what a run takes", box=None)
+    for name, value in {**run_rows, **_describe_sources(recipe, run.base), **_describe_training(recipe)}.items():
+        table.add_row(name, value)
+    console.print(table)
 
 
-def _size_table(recipe: Recipe) -> Table:
+def _describe_sources(recipe: Recipe, base: Path) -> dict[str, str]:
+    """Files and bytes of each source as they lie there, or where they are missing."""
+    from camelid.corpus.sources import list_files, source_root
+
+    rows = {}
+    for source in recipe.corpus.sources:
+        root = source_root(source, base)
+        try:
+            sizes = [(root / name).stat().st_size for name in list_files(source, base)]
+        except UserError:
+            rows[f"text of {source.name}"] = f"missing: {root}"
+        else:
+            number = "1 file" if len(sizes) == 1 else f"{len(sizes):,} files"
+            rows[f"text of {source.name}"] = f"{format_count(sum(sizes), 'bytes')} in {number}"
+    return rows
+
+
+def _describe_training(recipe: Recipe) -> dict[str, str]:
     from camelid.training.device import choose_execution, measure_peak_flops
     from camelid.training.loss import CHUNK_POSITIONS
 
@@ -46,21 +67,16 @@ def _size_table(recipe: Recipe) -> Table:
     flops = training_flops_per_token(config, train.sequence_length) * num_tokens
     peak = measure_peak_flops(execution.device, execution.compute_dtype)
     dtype = str(execution.compute_dtype).removeprefix("torch.")
-    rows = {
+    return {
         "parameters": f"{count_parameters(config):,}",
         "training tokens": f"{num_tokens:,} in {train.steps:,} steps of {train.batch_tokens:,}",
         "operations": f"{flops:.3g} ({flops / num_tokens:.3g} a token)",
-        "memory": f"{format_count(memory.total, 'bytes')}: weights {format_count(memory.weights, 'bytes')}, gradients "
-        f"{format_count(memory.gradients, 'bytes')}, optimizer {format_count(memory.optimizer, 'bytes')}, activations "
-        f"{format_count(memory.activations, 'bytes')}, loss {format_count(memory.loss, 'bytes')}",
+        "memory": f"{format_count(memory.total, 'bytes')} for the numbers of a training step",
+        "": ", ".join(f"{part} {format_count(size, 'bytes')}" for part, size in dataclasses.asdict(memory).items()),
         "disk": f"{format_count(checkpoint_bytes(config) * train.num_kept_checkpoints, 'bytes')} for "
         f"{train.num_kept_checkpoints} checkpoints",
-        "machine": f"{execution.device.type}, {execution.num_threads} threads, {dtype}, measured peak "
+        "this machine": f"{execution.device.type}, {execution.num_threads} threads, {dtype}, measured peak "
         f"{format_count(peak, 'FLOP')}/s",
         "training time": f"about {format_duration(flops / (peak * _EXPECTED_UTILISATION))} at "
         f"{_EXPECTED_UTILISATION:.0%} of the peak",
     }
-    table = Table("what", "how much", box=None)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table

@@ -1,5 +1,6 @@
 """Arguments that several commands share, and the run that they describe."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,16 +29,24 @@ def describe_run(recipe: str, out: Path | None, overrides: list[str], compare: l
     from camelid.recipe import load_recipe
 
     loaded, base = load_recipe(recipe, overrides)
-    run = Run(loaded, out or Path("runs") / loaded.name, base, {str(path): path for path in compare})
     for path in compare:
         if not path.exists():
             raise UserError(f"--compare-tokenizer: {path} does not exist; name a tokenizer.model or a folder with one")
+    run = Run(loaded, out or Path("runs") / loaded.name, base, name_tokenizers(compare))
     if compare and run.path("tokenizer").exists():
         raise UserError(
             f"{run.path('tokenizer')} is finished and is not changed any more; compare with camelid tokenizer "
             f"compare {run.directory} {compare[0]}"
         )
     return run
+
+
+def name_tokenizers(paths: Iterable[Path]) -> dict[str, Path]:
+    """Tokenizers by short names, a tokenizer.model by its folder's; by their paths where two names are the same."""
+    paths = list(paths)
+    short = [path.resolve().parent.name if path.name.startswith("tokenizer.") else path.name for path in paths]
+    is_told_apart = len(set(short)) == len(set(paths))
+    return {name if is_told_apart else str(path): path for name, path in zip(short, paths, strict=True)}
 
 
 def run_stages(

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from camelid.cli.options import CompareOption, OutOption, RebuildOption, RecipeArgument, SetOption, run_stages
+from camelid.cli.options import (
+    CompareOption,
+    OutOption,
+    RebuildOption,
+    RecipeArgument,
+    SetOption,
+    name_tokenizers,
+    run_stages,
+)
 
 app = typer.Typer(help="Documents become a vocabulary.", no_args_is_help=True)
 
@@ -35,10 +43,12 @@ def compare(
 ) -> None:
     """Print how many bytes of a run's held-out text a token holds, for the run's tokenizer and for others."""
     from camelid.corpus.document import read_documents
+    from camelid.tokenizer.build import OWN_NAME
     from camelid.tokenizer.load import load_tokenizer
     from camelid.tokenizer.quality import measure_quality
 
-    loaded = {str(path): load_tokenizer(path) for path in (run / "tokenizer", *tokenizers)}
+    loaded = {OWN_NAME: load_tokenizer(run / "tokenizer")}
+    loaded |= {name: load_tokenizer(path) for name, path in name_tokenizers(tokenizers).items()}
     texts = ((document.source, document.text) for document in read_documents(run / "corpus", "held_out"))
     _print_quality(measure_quality(loaded, texts))
 
