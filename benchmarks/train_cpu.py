@@ -1,4 +1,7 @@
-"""Training speed on a CPU beside a transformers and torch loop, in bfloat16: python benchmarks/train_cpu.py
+"""Training speed on a CPU beside a transformers and torch loop: python benchmarks/train_cpu.py
+
+The type of the matrix products is the same for all. bfloat16 is what training uses where the processor multiplies it in
+hardware; on any other processor it is slower than float32, which is what training uses there.
 
 Each contender lives in a process of its own and waits while the others work. They take turns, a few steps at a time, so
 that a machine whose speed drifts slows all of them alike; ratios are formed turn by turn and their median is quoted.
@@ -15,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 VOCAB_SIZE = 32000
 STEPS_OF_A_TURN = 2
@@ -31,11 +34,12 @@ class Shape:
 
 
 SHAPES = {"15m": Shape("15m", 256, 8), "110m": Shape("110m", 1024, 2)}
+Precision = Literal["float32", "bfloat16"]
 CONTENDERS = ("camelid", "transformers eager", "transformers compiled")
 Step = Callable[[], Any]
 
 
-def make_camelid(shape: Shape) -> Step:
+def make_camelid(shape: Shape, precision: Precision) -> Step:
     import numpy as np
 
     from camelid.model.config import ModelSettings
@@ -52,7 +56,7 @@ def make_camelid(shape: Shape) -> Step:
         steps=1_000_000,
         sequence_length=shape.sequence_length,
         batch_tokens=shape.batch_size * shape.sequence_length,
-        precision="bfloat16",
+        precision=precision,
     )
     config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
     loader: Any = RandomTokens()
@@ -60,7 +64,7 @@ def make_camelid(shape: Shape) -> Step:
     return lambda: trainer.take_step()[0].item()
 
 
-def make_transformers(shape: Shape, is_compiled: bool) -> Step:
+def make_transformers(shape: Shape, precision: Precision, is_compiled: bool) -> Step:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -83,7 +87,7 @@ def make_transformers(shape: Shape, is_compiled: bool) -> Step:
 
     def step() -> float:
         tokens = torch.randint(0, VOCAB_SIZE, (shape.batch_size, shape.sequence_length))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -94,12 +98,15 @@ def make_transformers(shape: Shape, is_compiled: bool) -> Step:
     return step
 
 
-def work(contender: str, shape: Shape, num_threads: int, connection: Connection) -> None:
+def work(contender: str, shape: Shape, precision: Precision, num_threads: int, connection: Connection) -> None:
     """Makes one contender ready, then answers each message with the seconds of one turn."""
     import torch
 
     torch.set_num_threads(num_threads)
-    step = make_camelid(shape) if contender == "camelid" else make_transformers(shape, contender.endswith("compiled"))
+    if contender == "camelid":
+        step = make_camelid(shape, precision)
+    else:
+        step = make_transformers(shape, precision, is_compiled=contender.endswith("compiled"))
     torch.set_num_threads(num_threads)
     for _ in range(2):
         step()
@@ -111,17 +118,22 @@ def work(contender: str, shape: Shape, num_threads: int, connection: Connection)
         connection.send(time.perf_counter() - start)
 
 
-def measure_peak(num_threads: int) -> float:
+def measure_peak(precision: Precision, num_threads: int) -> float:
+    """FLOP/s of a large matrix product at this moment."""
     import torch
 
     from camelid.training.device import measure_peak_flops
 
     torch.set_num_threads(num_threads)
-    return measure_peak_flops(torch.device("cpu"), torch.bfloat16, seconds=1.0)
+    return measure_peak_flops(torch.device("cpu"), getattr(torch, precision))
 
 
-def compare(shape: Shape, num_turns: int, num_threads: int) -> dict[str, Any]:
-    """Lets the contenders take turns; tokens/s as minimum, median and maximum, and Camelid's ratio to each other."""
+def spread(values: list[float]) -> dict[str, float]:
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def compare(shape: Shape, precision: Precision, num_turns: int, num_threads: int) -> dict[str, Any]:
+    """Lets the contenders and a matrix product take turns; spreads, and medians of ratios formed turn by turn."""
     from camelid.model.config import ModelSettings
     from camelid.planning.shapes import training_flops_per_token
 
@@ -129,13 +141,15 @@ def compare(shape: Shape, num_turns: int, num_threads: int) -> dict[str, Any]:
     connections, processes = {}, []
     for contender in CONTENDERS:
         connections[contender], theirs = context.Pipe()
-        process = context.Process(target=work, args=(contender, shape, num_threads, theirs), daemon=True)
+        process = context.Process(target=work, args=(contender, shape, precision, num_threads, theirs), daemon=True)
         process.start()
         processes.append(process)
         connections[contender].recv()
     tokens = STEPS_OF_A_TURN * shape.batch_size * shape.sequence_length
     speeds: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
+    peaks = []
     for _ in range(num_turns):
+        peaks.append(measure_peak(precision, num_threads))
         for contender, connection in connections.items():
             connection.send(True)
             speeds[contender].append(tokens / connection.recv())
@@ -143,28 +157,32 @@ def compare(shape: Shape, num_turns: int, num_threads: int) -> dict[str, Any]:
         connection.send(False)
     for process in processes:
         process.join()
-    peak = measure_peak(num_threads)
     config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
     flops = training_flops_per_token(config, shape.sequence_length)
     return {
         **asdict(shape),
-        "tokens_per_second": {
-            name: {"min": min(values), "median": statistics.median(values), "max": max(values)}
-            for name, values in speeds.items()
-        },
+        "tokens_per_second": {name: spread(values) for name, values in speeds.items()},
         "ratio_of_camelid_to": {
             name: statistics.median(a / b for a, b in zip(speeds["camelid"], values, strict=True))
             for name, values in speeds.items()
             if name != "camelid"
         },
-        "bfloat16_peak_flops_per_second": peak,
-        "camelid_share_of_peak": statistics.median(speeds["camelid"]) * flops / peak,
+        "peak_flops_per_second": spread(peaks),
+        "share_of_peak": {
+            name: statistics.median(flops * speed / peak for speed, peak in zip(values, peaks, strict=True))
+            for name, values in speeds.items()
+        },
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, action="append", help="which shapes; all unless given")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="type of matrix products; what suits this processor unless given",
+    )
     parser.add_argument("--turns", type=int, default=9, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2, help="processor threads of each contender")
     parser.add_argument("--output", type=Path, help="where to write the result as JSON")
@@ -172,7 +190,10 @@ def main() -> None:
     import torch
     import transformers
 
-    from camelid.training.device import cpu_name
+    from camelid.training.device import cpu_name, multiplies_bfloat16
+
+    suited: Precision = "bfloat16" if multiplies_bfloat16() else "float32"
+    precision: Precision = arguments.precision or suited
 
     result = {
         "date": time.strftime("%Y-%m-%d"),
@@ -180,8 +201,11 @@ def main() -> None:
         "num_threads": arguments.threads,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "python": platform.python_version(),
+        "precision": precision,
+        "multiplies_bfloat16_in_hardware": multiplies_bfloat16(),
         "shapes": {
-            name: compare(SHAPES[name], arguments.turns, arguments.threads) for name in arguments.shape or SHAPES
+            name: compare(SHAPES[name], precision, arguments.turns, arguments.threads)
+            for name in arguments.shape or SHAPES
         },
     }
     text = json.dumps(result, indent=1)
