@@ -162,6 +162,10 @@ class _Clock:
     def watch(self, name: str, documents: Iterator[Document]) -> Iterator[Document]:
         row: list[Any] = [name, 0.0, 0, 0]
         self._rows.append(row)
+        return self._watch(row, documents)
+
+    @staticmethod
+    def _watch(row: list[Any], documents: Iterator[Document]) -> Iterator[Document]:
         while True:
             start = time.perf_counter()
             document = next(documents, None)

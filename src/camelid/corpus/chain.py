@@ -7,16 +7,19 @@ numbers of all documents of a source, and the next pass acts on it.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
 from camelid.corpus.settings import Source
-from camelid.corpus.steps import exact
+from camelid.corpus.steps import exact, language, paragraphs, perplexity, references
 from camelid.corpus.steps.clean import clean
 from camelid.corpus.steps.cut import cut
+from camelid.corpus.steps.pages import drop_short_pages
 from camelid.corpus.task import Task, Work
+from camelid.corpus.web_settings import CommonCrawlSource, PerplexitySettings
 
 Step = Callable[[Iterator[Document], Work], Iterator[Document]]
 
@@ -38,7 +41,35 @@ def passes_of(source: Source) -> tuple[Pass, ...]:
 
 
 def _own_passes(source: Source) -> tuple[Pass, ...]:
+    if isinstance(source, CommonCrawlSource):
+        return _common_crawl(source)
     return (Pass(),)
+
+
+def _common_crawl(source: CommonCrawlSource) -> tuple[Pass, ...]:
+    """CCNet in its order, then the classifier of the LLaMA paper."""
+    passes: list[Pass] = []
+    steps: list[tuple[str, Step]] = [("pages", partial(drop_short_pages, source.min_page_characters))]
+    if source.paragraphs is not None:
+        steps.append((paragraphs.NAME, partial(paragraphs.collect, source.paragraphs)))
+        passes.append(Pass(tuple(steps), paragraphs.decide))
+        steps = [("paragraphs, removal", paragraphs.remove)]
+    if source.language is not None:
+        steps.append((language.NAME, partial(language.identify, source.language)))
+    if source.perplexity is not None:
+        number = len(passes)
+        steps.append((perplexity.NAME, partial(perplexity.score, source.perplexity)))
+        passes.append(Pass(tuple(steps), partial(_decide_perplexity, source.perplexity, number)))
+        steps = [("buckets", partial(perplexity.keep, source.perplexity, number))]
+    if source.references is not None:
+        steps.append((references.NAME, partial(references.classify, source.references)))
+    return (*passes, Pass(tuple(steps)))
+
+
+def _decide_perplexity(
+    settings: PerplexitySettings, number: int, tasks: Sequence[Task], _folder: Path, _engine: Engine
+) -> dict[str, Any]:
+    return perplexity.decide(settings, [part_path(task, number) for task in tasks])
 
 
 def _cut(documents: Iterator[Document], work: Work) -> Iterator[Document]:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from camelid.corpus.source_settings import FilesSource, StackExchangeSource, WikipediaSource
+from camelid.corpus.source_settings import BooksSource, FilesSource, StackExchangeSource, WikipediaSource
+from camelid.corpus.web_settings import C4Source, CommonCrawlSource, DecontaminationSettings
 from camelid.settings import Settings
 
 
@@ -33,7 +34,13 @@ class PythonLibrarySource(Settings):
 
 
 Source = Annotated[
-    FolderSource | StackExchangeSource | WikipediaSource | PythonLibrarySource,
+    FolderSource
+    | CommonCrawlSource
+    | C4Source
+    | BooksSource
+    | StackExchangeSource
+    | WikipediaSource
+    | PythonLibrarySource,
     Field(discriminator="kind"),
 ]
 
@@ -51,6 +58,8 @@ class CorpusSettings(Settings):
     """Longer runs of empty lines are cut to this many."""
     held_out_share: float = Field(0.05, gt=0, lt=1)
     """Share of the documents that is never trained on, chosen by a hash of their text."""
+    decontamination: DecontaminationSettings = DecontaminationSettings()
+    """Documents that share long passages with evaluation sets are found."""
     num_workers: int = Field(0, ge=0)
     """Processes that read at once, 0 for one per core; the result does not depend on it."""
     memory_bytes: int = Field(1 << 30, ge=1 << 26)

@@ -46,7 +46,7 @@ def write_keys(path: Path, keys: Keys) -> None:
     temporary.rename(path.with_suffix(".npy"))
 
 
-def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int, engine: Engine) -> int:
+def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int, engine: Engine) -> tuple[int, int]:
     """Decides over the keys of all files.
 
     Args:
@@ -55,7 +55,7 @@ def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int, eng
         memory_bytes: bound on what all workers hold together.
 
     Returns:
-        How many items are marked.
+        How many items there are, and how many are marked.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int, eng
     (folder / _COUNTS).write_text(json.dumps({"ranges": num_ranges, "keys": num_keys, "marked": num_marked}))
     for place, path in enumerate(files):
         path.with_suffix(_PLACE_SUFFIX).write_text(json.dumps({"folder": folder.name, "place": place}))
-    return num_marked
+    return num_keys, num_marked
 
 
 def read_marks(path: Path, folders: Path) -> Marks:

@@ -49,3 +49,16 @@ class WikipediaSource(FilesSource):
     """Numbers of the namespaces that are read; 0 holds the articles."""
     with_title: bool = False
     """Whether an article begins with its title."""
+
+
+class BooksSource(FilesSource):
+    """Books as .txt and .epub, also in .zip, .gz and tar archives; those of Project Gutenberg as it ships them."""
+
+    kind: Literal["books"]
+    """Says that this source is books."""
+    max_overlap: float = Field(0.9, gt=0, le=1)
+    """A book goes when more than this share of its words lies in passages that a kept book has too; 1 keeps all."""
+    overlap_words: int = Field(5, ge=2, le=50)
+    """Number of consecutive words that make a passage."""
+    keep: Literal["longest", "first"] = "longest"
+    """Which of overlapping books stays."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 
 from camelid.corpus.settings import PythonLibrarySource, Source
 from camelid.corpus.sources.record import Found
+from camelid.corpus.web_settings import CommonCrawlSource
 from camelid.errors import UserError
 
 
@@ -47,7 +48,7 @@ def list_files(source: Source, base: Path) -> list[str]:
 
 def block_files(source: Source) -> int | None:
     """How many consecutive files of a source are compared with one another, None for all."""
-    return None
+    return source.block_files if isinstance(source, CommonCrawlSource) else None
 
 
 def read_file(source: Source, root: Path, path: str) -> Found:

@@ -23,6 +23,11 @@ _READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 def list_files(source: FolderSource, folder: Path) -> list[str]:
     """All regular files below a folder by relative path, sorted; hidden ones and linked folders are left out."""
+    return list_hidden_free(folder)
+
+
+def list_hidden_free(folder: Path) -> list[str]:
+    """All regular files below a folder by relative path, sorted; hidden ones and linked folders are left out."""
     found = []
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
