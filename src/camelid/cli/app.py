@@ -7,7 +7,7 @@ import typer
 from typer.exceptions import TyperException
 
 from camelid import __version__
-from camelid.cli import corpus, dataset, doctor, generate, report, run, tokenizer, train
+from camelid.cli import chat, checkpoint, corpus, dataset, doctor, generate, quantize, report, run, tokenizer, train
 from camelid.errors import StoppedError, UserError
 
 app = typer.Typer(
@@ -40,7 +40,10 @@ app.add_typer(corpus.app, name="corpus")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(dataset.app, name="dataset")
 app.command("train")(train.train)
+app.add_typer(checkpoint.app, name="checkpoint")
+app.command("quantize")(quantize.quantize)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 

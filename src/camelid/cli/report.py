@@ -1,21 +1,48 @@
-"""`camelid report`: the page of a run, also of one that is under way."""
+"""`camelid report`: the page of a run, also of one that is under way, and the card of a model."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from camelid.errors import UserError
+
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or under way.")],
+    run: Annotated[str, typer.Argument(help="Folder of a run; with --model-card, any model.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page; <run>/report.html unless given.")
+        Path | None, typer.Option("--output", "-o", help="The file to write; <run>/report.html unless given.")
     ] = None,
+    model_card: Annotated[
+        bool, typer.Option("--model-card", help="Write a model card in Markdown instead, to standard output unless -o.")
+    ] = False,
 ) -> None:
-    """Write one self-contained HTML page about a run from the files in its folder."""
+    """Write one self-contained HTML page about a run from the files in its folder, or the card of a model."""
     from camelid.artifact import write_text_durably
+
+    if model_card:
+        card = _write_model_card(run)
+        if output is None:
+            typer.echo(card, nl=False)
+            return
+        write_text_durably(output, card)
+        typer.echo(output)
+        return
     from camelid.report.page import render_page
 
-    page = output or run / "report.html"
-    write_text_durably(page, render_page(run))
-    typer.echo(page)
+    folder = Path(run)
+    page = render_page(folder)
+    target = output or folder / "report.html"
+    if not target.parent.is_dir():
+        raise UserError(f"{target.parent}: there is no such folder; make it, or name another file with --output")
+    write_text_durably(target, page)
+    typer.echo(target)
+
+
+def _write_model_card(model: str) -> str:
+    from camelid.checkpoint.describe import describe
+    from camelid.checkpoint.find import open_model
+    from camelid.report.model_card import find_run, render_model_card
+
+    stored = open_model(model)
+    return render_model_card(describe(stored), find_run(stored.path))
