@@ -21,9 +21,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dataset": ("corpus.document", "tokenizer"),
     "model": (),
     "planning": ("model.config",),
-    "checkpoint": ("model", "tokenizer", "planning.shapes"),
+    "checkpoint": ("model", "tokenizer", "planning"),
     "training": ("dataset", "model", "checkpoint", "planning"),
     "inference": ("model", "tokenizer", "checkpoint"),
+    "quantization": ("model", "checkpoint", "inference"),
     "evaluation": ("inference", "dataset", "corpus.document", "checkpoint", "model", "training"),
     "report": (),
 }
@@ -42,17 +43,24 @@ ABOVE: dict[str, tuple[str, ...]] = {
 
 TORCH = (
     "model",
+    "checkpoint.load",
     "checkpoint.native",
     "checkpoint.verify",
+    "quantization",
     "training",
-    "inference.cache",
-    "inference.llama",
-    "inference.sampler",
-    "inference.runners.torch",
+    "inference.runners.torch_linear",
+    "inference.runners.torch_runner",
     "evaluation",
     "cli",
 )
-WITHOUT_TORCH = ("model.config", "model.presets", "training.settings", "inference.settings", "evaluation.settings")
+WITHOUT_TORCH = (
+    "model.config",
+    "quantization.settings",
+    "model.presets",
+    "training.settings",
+    "inference.settings",
+    "evaluation.settings",
+)
 """What may import torch, and the exceptions below it."""
 
 WITHOUT_TORCH_TRANSITIVELY = (
@@ -73,9 +81,18 @@ WITHOUT_TORCH_TRANSITIVELY = (
     "checkpoint.llama2c",
     "checkpoint.meta_pth",
     "checkpoint.native",
-    "inference.step",
+    "inference.answer",
+    "inference.batch",
+    "inference.engine",
     "inference.kernels",
+    "inference.llama",
+    "inference.pages",
+    "inference.request",
     "inference.runners.native",
+    "inference.sampler",
+    "inference.scheduler",
+    "inference.speculative",
+    "inference.step",
     *WITHOUT_TORCH,
 )
 EXTRAS = {"corpus": "corpus"}

@@ -1,4 +1,4 @@
-"""A stored model becomes a torch model; each tensor is decoded on its own, so memory holds the result and one of them."""
+"""A stored model becomes a torch model; tensors are decoded one by one: memory holds the result and one of them."""
 
 import numpy as np
 import torch
