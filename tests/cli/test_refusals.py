@@ -1,7 +1,11 @@
 """Bad input gets one sentence on standard error and exit code 2, never a traceback."""
 
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +84,25 @@ def test_disk_too_full_for_a_checkpoint(camelid: CommandLine, own_run: Path, mon
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=1000))
     sentence = camelid.refuse("train", own_run.parent / "tiny.toml", "--out", own_run)
     assert "1,000 free" in sentence
+
+
+@pytest.mark.parametrize(("command", "most_bytes"), [("corpus build", 4096), ("train", 65536)])
+def test_disk_that_is_full_in_the_middle_of_writing(own_run: Path, command: str, most_bytes: int) -> None:
+    shutil.rmtree(own_run / "train")
+    if command == "corpus build":
+        shutil.rmtree(own_run / "corpus")
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+    words = [*command.split(), own_run.parent / "tiny.toml", "--out", own_run]
+    child = subprocess.run(
+        [sys.executable, "-m", "camelid", *words], preexec_fn=limit, capture_output=True, text=True, timeout=120
+    )
+    assert child.returncode == 2
+    assert "could not be written: " in child.stderr.splitlines()[-1]
+    assert "Traceback" not in child.stderr
 
 
 @pytest.mark.parametrize(
