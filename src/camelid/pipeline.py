@@ -203,7 +203,7 @@ def _make_sampler(run: Run) -> Callable[[Any], list[dict[str, Any]]]:
     tokenizer = load_tokenizer(run.path("tokenizer"))
 
     def sample(model: Any) -> list[dict[str, Any]]:
-        llama = Llama(model, tokenizer)
+        llama = Llama.from_model(model, tokenizer)
         return [
             {"prompt": prompt, "text": llama.generate(prompt, max_tokens=settings.sample_tokens, seed=run.recipe.seed)}
             for prompt in settings.sample_prompts

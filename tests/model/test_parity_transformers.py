@@ -8,7 +8,6 @@ from parity_configs import CONFIGS
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from camelid.inference.cache import KeyValueCache
 from camelid.model.config import ModelConfig
 from camelid.model.initialize import initialize
 from camelid.model.llama import Transformer
@@ -88,20 +87,6 @@ def test_logits_equal_transformers(name: str) -> None:
     expected = theirs(input_ids=tokens).logits
     assert expected.std() > 0.5
     torch.testing.assert_close(ours(tokens), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("pieces", [[1] * 12, [5, 1, 1, 3, 2], [12]])
-@torch.no_grad()
-def test_logits_with_a_cache_equal_transformers(name: str, pieces: list[int]) -> None:
-    ours, theirs = _make_pair(CONFIGS[name])
-    tokens = _tokens(ours.config)[:, : sum(pieces)]
-    cache = KeyValueCache(ours.config, 2, 20, torch.device("cpu"), torch.float32)
-    outputs = []
-    for piece in torch.split(tokens, pieces, dim=1):
-        outputs.append(ours(piece, cache.length, cache.attend))
-        cache.length += piece.shape[1]
-    torch.testing.assert_close(torch.cat(outputs, 1), theirs(input_ids=tokens).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_equal_transformers() -> None:

@@ -38,7 +38,7 @@ def build_evaluation(
     """
     with artifact.publish(directory, kind="evaluation", settings=settings, inputs=inputs, seed=seed) as draft:
         execution = choose_execution(train)
-        llama = Llama.load(model, execution.device.type)
+        llama = Llama.load(model, execution.device.type, runner="torch")
         losses: dict[str, HeldOutLoss] = {}
         texts: list[bytes] = []
         for source in dataset.held_out_sources:

@@ -1,52 +1,199 @@
-"""Choosing the next token from logits."""
+"""Choosing the next token from logits.
 
-from typing import Self
+Each choice uses one random number that depends on the request's seed and the token's position alone, so that it does
+not matter what else is in the batch, how often the request was interrupted, or whether the token had been guessed.
 
-import torch
-from pydantic import Field, model_validator
-from torch import Tensor
+Shapes: V vocabulary, C candidates.
+"""
 
-from camelid.settings import Settings
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camelid.inference.request import SamplingSettings, TokenLogprob
+
+Floats = NDArray[np.float32]
+
+_WORD = 2**64 - 1
+_BLOCK = 64
+_LONG = 4096
 
 
-class SamplingSettings(Settings):
-    """How the next token is chosen, and when to stop."""
-
-    max_tokens: int = Field(256, gt=0)
-    """Most tokens to write."""
-    temperature: float = Field(0.8, ge=0)
-    """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int = Field(0, ge=0)
-    """Only the k likeliest tokens can be chosen; 0 is no limit."""
-    top_p: float = Field(0.95, gt=0, le=1)
-    """Only the likeliest tokens that together reach this probability can be chosen."""
-    seed: int = Field(0, ge=0)
-    """Start of the random numbers; the same seed gives the same text."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.temperature == 0 and self.top_k > 1 and "top_k" in self.model_fields_set:
-            raise ValueError("top_k has no effect at temperature 0; leave one of them out")
-        return self
+class InvalidLogitsError(Exception):
+    """The model's output is not finite numbers."""
 
 
 class Sampler:
-    """One sequence's choices, reproducible by its seed."""
+    """One request's choices.
 
-    def __init__(self, settings: SamplingSettings):
+    Args:
+        prompt: its token ids; the repetition penalty applies to them.
+    """
+
+    def __init__(self, settings: SamplingSettings, prompt: Iterable[int], vocab_size: int):
         self._settings = settings
-        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._penalties = _Penalties(settings, prompt, vocab_size) if settings.has_penalties else None
+        self._biased = np.fromiter(settings.logit_bias, np.int64)
+        self._bias = np.fromiter(settings.logit_bias.values(), np.float32)
 
-    def choose(self, logits: Tensor) -> int:
-        """The next token id from logits [V]."""
+    def choose(self, logits: Floats, position: int) -> int:
+        """The token that stands at `position`, from logits [V], which are left as they are.
+
+        Raises:
+            InvalidLogitsError: the greatest logit is not finite.
+        """
         settings = self._settings
+        if settings.changes_logits:
+            logits = logits.copy()
+            logits[self._biased] += self._bias
+            if self._penalties is not None:
+                self._penalties.apply(logits)
         if settings.temperature == 0:
-            return int(logits.argmax())
-        probabilities = (logits.float().cpu() / settings.temperature).softmax(-1)
-        ordered, ids = probabilities.sort(descending=True, stable=True)
-        if settings.top_k:
-            ordered, ids = ordered[: settings.top_k], ids[: settings.top_k]
-        # A token stays while those before it have not reached top_p: the likeliest always does.
-        is_kept = ordered.cumsum(-1) - ordered < settings.top_p
-        choice = torch.multinomial(ordered * is_kept, 1, generator=self._generator)
-        return int(ids[choice])
+            token = int(logits.argmax())
+            _check_finite(logits[token])
+            return token
+        return _draw(settings, logits, uniform(settings.seed, position))
+
+    def observe(self, token: int) -> None:
+        """Books a token of the answer, for the penalties."""
+        if self._penalties is not None:
+            self._penalties.count(token)
+
+
+def choose_likeliest(logits: Floats) -> list[int]:
+    """The greedy choice of each row of [N, V]; -1 where a row's greatest logit is not finite."""
+    tokens = logits.argmax(axis=1)
+    is_valid = np.isfinite(logits[np.arange(len(tokens)), tokens])
+    return np.where(is_valid, tokens, -1).tolist()  # type: ignore[no-any-return]
+
+
+def measure_logprob(logits: Floats, token: int, num_top: int) -> TokenLogprob:
+    """Log-probability of a token under logits [V], and those of the likeliest tokens.
+
+    Raises:
+        InvalidLogitsError: the greatest logit is not finite.
+    """
+    peak = logits.max()
+    _check_finite(peak)
+    log_total = float(peak) + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
+    top = find_largest(logits, num_top) if num_top else ()
+    return TokenLogprob(
+        token, float(logits[token]) - log_total, tuple((int(t), float(logits[t]) - log_total) for t in top)
+    )
+
+
+def find_largest(values: Floats, count: int) -> NDArray[np.int64]:
+    """Places of the greatest values of [V], the greatest first, equal ones by place; without sorting them all."""
+    num_columns = values.size // _BLOCK
+    if count * 2 < num_columns:
+        # At least `count` columns have a greatest value that is no less than this, so no less do `count` values.
+        peaks = values[: num_columns * _BLOCK].reshape(_BLOCK, num_columns).max(axis=0)
+        floor = np.partition(peaks, -count)[-count]
+    elif count < values.size:
+        floor = np.partition(values, -count)[-count]
+    else:
+        floor = values.min()
+    candidates = np.flatnonzero(values >= floor)
+    return candidates[np.argsort(-values[candidates], kind="stable")[:count]]
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number from 0 up to but not 1 that is a function of its arguments: Philox 4x64-10 (Salmon et al. 2011)."""
+    a, b, c, d = position, 0, 0, 0
+    key, other_key = seed, 0
+    for _ in range(10):
+        left, right = a * 0xD2E7470EE14C6C93, c * 0xCA5A826395121157
+        a, b, c, d = (right >> 64) ^ b ^ key, right & _WORD, (left >> 64) ^ d ^ other_key, left & _WORD
+        key, other_key = (key + 0x9E3779B97F4A7C15) & _WORD, (other_key + 0xBB67AE8584CAA73B) & _WORD
+    return float(a >> 11) * 2.0**-53
+
+
+def _draw(settings: SamplingSettings, logits: Floats, number: float) -> int:
+    """Narrows the choice and draws from what is left, without sorting the vocabulary."""
+    peak = logits.max()
+    _check_finite(peak)
+    scale = np.float32(1 / settings.temperature)
+    if 0 < settings.top_k < logits.size:
+        tokens = find_largest(logits, settings.top_k)  # [C]
+        weights = np.exp((logits[tokens] - peak) * scale)  # [C], of which the likeliest has 1
+        total = weights.sum(dtype=np.float64)
+        is_kept = weights >= settings.min_p
+    else:
+        weights = np.subtract(logits, peak)  # [V]
+        weights *= scale
+        np.exp(weights, out=weights)
+        if settings.top_p == 1 and settings.min_p == 0:
+            return _pick(weights, number)
+        total = weights.sum(dtype=np.float64)
+        # All tokens below this weight together are less than what top_p leaves out.
+        floor = max((1 - settings.top_p) * total / logits.size, settings.min_p)
+        tokens = np.flatnonzero(weights >= floor)
+        weights = weights[tokens]
+        is_kept = np.ones(weights.size, np.bool_)
+    if settings.top_p < 1:
+        is_kept &= _find_nucleus(weights, settings.top_p * total)
+    return int(tokens[is_kept][_pick(weights[is_kept], number)])
+
+
+def _find_nucleus(weights: Floats, mass: float) -> NDArray[np.bool_]:
+    """Which of [C] stay: each while those before it, in falling order, have not reached `mass`; the greatest does."""
+    ranked = np.sort(weights)[::-1]
+    before = np.cumsum(ranked, dtype=np.float64) - ranked
+    count = max(1, int(np.searchsorted(before, mass)))
+    last = ranked[count - 1]
+    is_kept: NDArray[np.bool_] = weights > last
+    equal = np.flatnonzero(weights == last)
+    is_kept[equal[: count - int(is_kept.sum())]] = True
+    return is_kept
+
+
+def _pick(weights: Floats, number: float) -> int:
+    """The place that a number from 0 to 1 falls on when weights [C] are laid end to end."""
+    start = 0
+    target = None
+    if weights.size > _LONG:
+        sums = np.cumsum(np.add.reduceat(weights, np.arange(0, weights.size, _LONG), dtype=np.float64))
+        target = number * sums[-1]
+        block = min(int(np.searchsorted(sums, target, side="right")), sums.size - 1)
+        start = block * _LONG
+        target -= sums[block - 1] if block else 0
+        weights = weights[start : start + _LONG]
+    sums = np.cumsum(weights, dtype=np.float64)
+    place = int(np.searchsorted(sums, number * sums[-1] if target is None else target, side="right"))
+    # Rounding can carry the number past the end.
+    return start + (place if place < weights.size else int(weights.argmax()))
+
+
+class _Penalties:
+    """How often each token stands in the answer, and which stand in the prompt."""
+
+    def __init__(self, settings: SamplingSettings, prompt: Iterable[int], vocab_size: int):
+        self._settings = settings
+        seen = sorted(set(prompt)) if settings.repetition_penalty != 1 else []
+        self._places = {token: place for place, token in enumerate(seen)}
+        self._tokens = np.zeros(vocab_size, np.int64)
+        self._tokens[: len(seen)] = seen
+        self._counts = np.zeros(vocab_size, np.float32)
+
+    def count(self, token: int) -> None:
+        place = self._places.setdefault(token, len(self._places))
+        self._tokens[place] = token
+        self._counts[place] += 1
+
+    def apply(self, logits: Floats) -> None:
+        settings = self._settings
+        tokens, counts = self._tokens[: len(self._places)], self._counts[: len(self._places)]
+        values = logits[tokens]
+        if settings.repetition_penalty != 1:
+            penalty = np.float32(settings.repetition_penalty)
+            values = np.where(values > 0, values / penalty, values * penalty)
+        values -= np.float32(settings.frequency_penalty) * counts
+        values -= np.float32(settings.presence_penalty) * (counts > 0)
+        logits[tokens] = values
+
+
+def _check_finite(value: np.float32) -> None:
+    if not math.isfinite(value):
+        raise InvalidLogitsError

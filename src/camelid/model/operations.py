@@ -95,26 +95,25 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return attended.transpose(1, 2)
 
 
-def cached_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of the last T positions over all S cached ones.
+def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    """Attention of T new positions over S cached ones, themselves among them.
 
     Args:
-        queries: [B, T, H, E], the positions S - T .. S - 1
+        queries: [B, T, H, E]
         keys, values: [B, S, K, E]
+        visible: [B, 1, T, S] whether a new position sees a cached one.
 
     Returns:
         [B, T, H, E]
     """
     batch_size, num_queries, num_heads, head_dim = queries.shape
-    num_keys, num_kv_heads = keys.shape[1:3]
-    keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # [B, K, S, E]
-    if num_queries == 1:
-        # The query heads of a group become rows: one query with grouped heads is slow in SDPA on a CPU.
-        grouped = queries.view(batch_size, num_kv_heads, num_heads // num_kv_heads, head_dim)
-        return F.scaled_dot_product_attention(grouped, keys, values).reshape(queries.shape)
-    visible = torch.ones(num_queries, num_keys, dtype=torch.bool, device=queries.device)
-    visible = visible.tril(diagonal=num_keys - num_queries)
+    num_kv_heads = keys.shape[2]
+    group_size = num_heads // num_kv_heads
+    # The query heads of a group become rows: SDPA is slow on a CPU with one query and grouped heads.
+    rows = queries.view(batch_size, num_queries, num_kv_heads, group_size, head_dim)
+    rows = rows.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, K, H / K x T, E]
     attended = F.scaled_dot_product_attention(
-        queries.transpose(1, 2), keys, values, attn_mask=visible, enable_gqa=num_heads != num_kv_heads
+        rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=visible.repeat(1, 1, group_size, 1)
     )
-    return attended.transpose(1, 2)
+    shape = (batch_size, num_kv_heads, group_size, num_queries, head_dim)
+    return attended.view(shape).permute(0, 3, 1, 2, 4).flatten(2, 3)
