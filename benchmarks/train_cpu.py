@@ -12,13 +12,14 @@ import argparse
 import json
 import multiprocessing
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 VOCAB_SIZE = 32000
 STEPS_OF_A_TURN = 2
@@ -34,6 +35,15 @@ class Shape:
 
 
 SHAPES = {"15m": Shape("15m", 256, 8), "110m": Shape("110m", 1024, 2)}
+
+
+class Turn(NamedTuple):
+    """What the steps of one turn took; the processor's time hardly depends on what else the machine is doing."""
+
+    seconds: float
+    processor_seconds: float
+
+
 Precision = Literal["float32", "bfloat16"]
 CONTENDERS = ("camelid", "transformers eager", "transformers compiled")
 Step = Callable[[], Any]
@@ -99,7 +109,7 @@ def make_transformers(shape: Shape, precision: Precision, is_compiled: bool) -> 
 
 
 def work(contender: str, shape: Shape, precision: Precision, num_threads: int, connection: Connection) -> None:
-    """Makes one contender ready, then answers each message with the seconds of one turn."""
+    """Makes one contender ready, answers each message with the `Turn` that it took, and at last with its memory."""
     import torch
 
     torch.set_num_threads(num_threads)
@@ -110,12 +120,13 @@ def work(contender: str, shape: Shape, precision: Precision, num_threads: int, c
     torch.set_num_threads(num_threads)
     for _ in range(2):
         step()
-    connection.send(0.0)
+    connection.send("ready")
     while connection.recv():
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.process_time()
         for _ in range(STEPS_OF_A_TURN):
             step()
-        connection.send(time.perf_counter() - start)
+        connection.send(Turn(time.perf_counter() - start, time.process_time() - processor_start))
+    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def measure_peak(precision: Precision, num_threads: int) -> float:
@@ -132,6 +143,15 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
+def compare_with_camelid(speeds: dict[str, list[float]]) -> dict[str, float]:
+    """Median over the turns of Camelid's speed as a multiple of each other's."""
+    return {
+        name: statistics.median(a / b for a, b in zip(speeds["camelid"], values, strict=True))
+        for name, values in speeds.items()
+        if name != "camelid"
+    }
+
+
 def compare(shape: Shape, precision: Precision, num_turns: int, num_threads: int) -> dict[str, Any]:
     """Lets the contenders and a matrix product take turns; spreads, and medians of ratios formed turn by turn."""
     from camelid.model.config import ModelSettings
@@ -146,27 +166,30 @@ def compare(shape: Shape, precision: Precision, num_turns: int, num_threads: int
         processes.append(process)
         connections[contender].recv()
     tokens = STEPS_OF_A_TURN * shape.batch_size * shape.sequence_length
-    speeds: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
+    turns: dict[str, list[Turn]] = {contender: [] for contender in CONTENDERS}
     peaks = []
     for _ in range(num_turns):
         peaks.append(measure_peak(precision, num_threads))
         for contender, connection in connections.items():
             connection.send(True)
-            speeds[contender].append(tokens / connection.recv())
-    for connection in connections.values():
+            turns[contender].append(connection.recv())
+    peak_bytes = {}
+    for contender, connection in connections.items():
         connection.send(False)
+        peak_bytes[contender] = connection.recv()
     for process in processes:
         process.join()
     config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
     flops = training_flops_per_token(config, shape.sequence_length)
+    speeds = {name: [tokens / turn.seconds for turn in taken] for name, taken in turns.items()}
+    processor_speeds = {name: [tokens / turn.processor_seconds for turn in taken] for name, taken in turns.items()}
     return {
         **asdict(shape),
         "tokens_per_second": {name: spread(values) for name, values in speeds.items()},
-        "ratio_of_camelid_to": {
-            name: statistics.median(a / b for a, b in zip(speeds["camelid"], values, strict=True))
-            for name, values in speeds.items()
-            if name != "camelid"
-        },
+        "ratio_of_camelid_to": compare_with_camelid(speeds),
+        "tokens_per_processor_second": {name: spread(values) for name, values in processor_speeds.items()},
+        "ratio_per_processor_second": compare_with_camelid(processor_speeds),
+        "peak_bytes": peak_bytes,
         "peak_flops_per_second": spread(peaks),
         "share_of_peak": {
             name: statistics.median(flops * speed / peak for speed, peak in zip(values, peaks, strict=True))
