@@ -224,7 +224,7 @@ def test_the_command_line_loads_neither_torch_nor_plots_nor_recipes() -> None:
 
 def test_core_needs_only_what_pyproject_says() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {requirement.partition(">")[0].strip() for requirement in project["dependencies"]}
+    declared = {requirement.partition(">")[0].replace("-", "_") for requirement in project["dependencies"]}
     known = {*declared, *sys.stdlib_module_names, "camelid"}
     for module, path in modules().items():
         found = {name.partition(".")[0] for _, name in find_imports(path.read_text(encoding="utf-8"), module)}
