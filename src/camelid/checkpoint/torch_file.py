@@ -24,6 +24,8 @@ from camelid.errors import UserError
 
 Bytes = NDArray[np.uint8]
 
+# A tensor takes some 200 bytes of a pickle, and a byte of a hostile one up to 100 of memory.
+_MAX_PICKLE_BYTES = 1 << 20
 _ALIGNMENT = 64
 _ZIP64_BYTES = (1 << 31) - 1  # from here on zipfile writes 64-bit sizes
 _END = struct.Struct("<4s4H2IH")  # signature, disks and counts, directory's size and place, length of a comment
@@ -63,8 +65,8 @@ def read_torch_file(path: Path) -> dict[str, StoredTensor]:
         if _view(data, records.get(folder + "byteorder", _Record(0, 0))).tobytes() not in (b"", b"little"):
             raise _DamagedError("its numbers are big-endian")
         table = _view(data, records[pickled[0]])
-        if table.size > MAX_TABLE_BYTES:
-            raise _DamagedError(f"its pickle has {table.size:,} bytes, and {MAX_TABLE_BYTES:,} are allowed")
+        if table.size > _MAX_PICKLE_BYTES:
+            raise _DamagedError(f"its pickle has {table.size:,} bytes, and {_MAX_PICKLE_BYTES:,} are allowed")
         saved = read_tensors(table.tobytes())
         places = _find_storages(saved, records, folder + "data/")
         return {name: _make_tensor(name, tensor, data, places[tensor.storage]) for name, tensor in saved.items()}
