@@ -263,7 +263,7 @@ def test_streams_are_read_apart_and_together_alike(tmp_path: Path) -> None:
     for num_bytes in (1, 500, 1500, 10**6):
         pieces = wikipedia.split_file(tmp_path, name, num_bytes)
         assert len(pieces) == {1: 22, 10**6: 1}.get(num_bytes, len(pieces))
-        assert [record for piece in pieces for record in wikipedia.read_file(source, tmp_path, piece)] == whole
+        assert [record for piece, _ in pieces for record in wikipedia.read_file(source, tmp_path, piece)] == whole
 
 
 def test_pages_may_lie_across_streams(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_pages_may_lie_across_streams(tmp_path: Path) -> None:
     for step in (97, 131, 1000):  # as parallel packers cut; some cuts fall inside <page>
         (tmp_path / name).write_bytes(b"".join(bz2.compress(data[at : at + step]) for at in range(0, len(data), step)))
         pieces = wikipedia.split_file(tmp_path, name, 300)
-        found = [record for piece in pieces for record in wikipedia.read_file(source, tmp_path, piece)]
+        found = [record for piece, _ in pieces for record in wikipedia.read_file(source, tmp_path, piece)]
         assert [record.title for record in found if isinstance(record, RawRecord)] == [f"Page {n}" for n in range(50)]
         assert found == list(wikipedia.read_file(source, tmp_path, name))
 

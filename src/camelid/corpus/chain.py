@@ -14,7 +14,8 @@ from typing import Any
 from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
 from camelid.corpus.settings import Source
-from camelid.corpus.steps import exact, language, paragraphs, perplexity, references
+from camelid.corpus.source_settings import BooksSource
+from camelid.corpus.steps import exact, language, overlap, paragraphs, perplexity, references
 from camelid.corpus.steps.clean import clean
 from camelid.corpus.steps.cut import cut
 from camelid.corpus.steps.pages import drop_short_pages
@@ -43,6 +44,11 @@ def passes_of(source: Source) -> tuple[Pass, ...]:
 def _own_passes(source: Source) -> tuple[Pass, ...]:
     if isinstance(source, CommonCrawlSource):
         return _common_crawl(source)
+    if isinstance(source, BooksSource) and source.max_overlap < 1:
+        return (
+            Pass(((overlap.NAME, partial(overlap.collect, source)),), partial(_decide_overlap, source)),
+            Pass(((f"{overlap.NAME}, removal", overlap.remove),)),
+        )
     return (Pass(),)
 
 
@@ -64,6 +70,10 @@ def _common_crawl(source: CommonCrawlSource) -> tuple[Pass, ...]:
     if source.references is not None:
         steps.append((references.NAME, partial(references.classify, source.references)))
     return (*passes, Pass(tuple(steps)))
+
+
+def _decide_overlap(settings: BooksSource, tasks: Sequence[Task], _folder: Path, _engine: Engine) -> dict[str, Any]:
+    return overlap.decide(settings, tasks, [part_path(task, 0) for task in tasks])
 
 
 def _decide_perplexity(

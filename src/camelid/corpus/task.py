@@ -11,7 +11,7 @@ from typing import Any
 from camelid.corpus.document import Document, make_id
 from camelid.corpus.ledger import Books, Drop, Drops
 from camelid.corpus.settings import CorpusSettings, Source
-from camelid.corpus.sources import block_files, list_files, read_file, source_root
+from camelid.corpus.sources import block_files, list_files, read_file, source_root, split_file
 from camelid.corpus.sources.record import RawRecord
 
 _TASK_BYTES = 4 * 1024**2
@@ -57,21 +57,22 @@ def plan_tasks(settings: CorpusSettings, base: Path, folder: Path) -> list[Task]
         files = list_files(source, base)
         length = block_files(source) or len(files)
         for block, start in enumerate(range(0, len(files), length)):
-            for group, num_bytes in _group_files(root, files[start : start + length]):
+            for group, num_bytes in _group_files(source, root, files[start : start + length]):
                 place = folder / f"{len(tasks):08d}"
                 tasks.append(Task(settings, base, source, root, tuple(group), num_bytes, block, place))
     return tasks
 
 
-def _group_files(root: Path, files: list[str]) -> Iterator[tuple[list[str], int]]:
+def _group_files(source: Source, root: Path, files: list[str]) -> Iterator[tuple[list[str], int]]:
     group: list[str] = []
     num_bytes = 0
     for path in files:
-        group.append(path)
-        num_bytes += (root / path).stat().st_size
-        if num_bytes >= _TASK_BYTES:
-            yield group, num_bytes
-            group, num_bytes = [], 0
+        for piece, piece_bytes in split_file(source, root, path, _TASK_BYTES):
+            group.append(piece)
+            num_bytes += piece_bytes
+            if num_bytes >= _TASK_BYTES:
+                yield group, num_bytes
+                group, num_bytes = [], 0
     if group:
         yield group, num_bytes
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from camelid.corpus.settings import PythonLibrarySource, Source
+from camelid.corpus.source_settings import WikipediaSource
 from camelid.corpus.sources.record import Found
 from camelid.corpus.web_settings import CommonCrawlSource
 from camelid.errors import UserError
@@ -49,6 +50,15 @@ def list_files(source: Source, base: Path) -> list[str]:
 def block_files(source: Source) -> int | None:
     """How many consecutive files of a source are compared with one another, None for all."""
     return source.block_files if isinstance(source, CommonCrawlSource) else None
+
+
+def split_file(source: Source, root: Path, path: str, num_bytes: int) -> list[tuple[str, int]]:
+    """Names of pieces of a file that `read_file` takes as well, with their bytes; most formats are read as a whole."""
+    if isinstance(source, WikipediaSource):
+        from camelid.corpus.sources import wikipedia
+
+        return wikipedia.split_file(root, path, num_bytes)
+    return [(path, (root / path).stat().st_size)]
 
 
 def read_file(source: Source, root: Path, path: str) -> Found:

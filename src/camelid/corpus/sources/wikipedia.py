@@ -70,21 +70,22 @@ def list_files(source: WikipediaSource, root: Path) -> list[str]:
     return sorted(found)
 
 
-def split_file(root: Path, path: str, num_bytes: int) -> list[str]:
-    """Names for pieces of about `num_bytes` of a dump that `read_file` takes, cut where a bzip2 stream begins.
+def split_file(root: Path, path: str, num_bytes: int) -> list[tuple[str, int]]:
+    """Pieces of about `num_bytes` of a dump, cut where a bzip2 stream begins: names that `read_file` takes, and bytes.
 
     The pieces have the same pages under the same names as the whole. A dump of a single stream is one piece.
     """
     size = (root / path).stat().st_size
     if not path.endswith(".bz2") or size <= num_bytes:
-        return [path]
+        return [(path, size)]
     starts = [0]
     with (root / path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         while match := _STREAM.search(data, starts[-1] + num_bytes):
             starts.append(match.start())
     if len(starts) == 1:
-        return [path]
-    return [f"{path}@{start}-{end}" for start, end in zip(starts, [*starts[1:], size], strict=True)]
+        return [(path, size)]
+    pieces = zip(starts, [*starts[1:], size], strict=True)
+    return [(f"{path}@{start}-{end}", end - start) for start, end in pieces]
 
 
 def read_file(source: WikipediaSource, root: Path, path: str) -> Found:

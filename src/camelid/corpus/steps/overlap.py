@@ -7,18 +7,29 @@ spelling, line breaks and encoding. The paper names the bound, 90 %, and not the
 
 import functools
 import hashlib
+import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from camelid.corpus.document import Document
+from camelid.corpus.ledger import Drop
+from camelid.corpus.source_settings import BooksSource
+from camelid.corpus.task import Task, Work, write_whole
 
 NAME = "overlap"
 Hashes = NDArray[np.uint64]
+
+_SKETCHES = "sketches.npz"
+_OVERLAPS = "overlaps.json"
 
 _WORD = re.compile(r"[^\W_]+")
 _SKETCH_SHARE = 512
@@ -48,18 +59,96 @@ class Overlap:
     """Share of the words of the one that goes that lie in passages of the one that stays."""
 
 
+def collect(settings: BooksSource, documents: Iterator[Document], work: Work) -> Iterator[Document]:
+    """Yields all books, and stores a sketch of each."""
+    sketches = []
+    for document in documents:
+        sketches.append(sketch(document.text, settings.overlap_words))
+        yield document
+    empty = np.zeros(0, np.uint64)
+    np.savez(
+        work.path(_SKETCHES),
+        num_words=np.array([item.num_words for item in sketches], np.int64),
+        lengths=np.array([len(item.passages) for item in sketches], np.int64),
+        passages=np.concatenate([empty, *(item.passages for item in sketches)]),
+    )
+
+
+def decide(settings: BooksSource, tasks: Sequence[Task], parts: Sequence[Path]) -> dict[str, Any]:
+    """Stores for each task which of its books go, and returns the numbers.
+
+    Args:
+        parts: where the books of each task lie.
+    """
+    sketches: list[Sketch] = []
+    places: list[tuple[int, int]] = []  # task and row
+    for number, task in enumerate(tasks):
+        with np.load(task.folder / _SKETCHES) as stored:
+            starts = np.cumsum(stored["lengths"]) - stored["lengths"]
+            for row, passages in enumerate(np.split(stored["passages"], starts[1:]) if len(starts) else []):
+                sketches.append(Sketch(int(stored["num_words"][row]), passages))
+                places.append((number, row))
+
+    def read(number: int) -> dict[str, Any]:
+        place, row = places[number]
+        return _read_row(parts[place], row)
+
+    overlaps = find_overlaps(
+        sketches,
+        lambda number: str(read(number)["text"]),
+        max_overlap=settings.max_overlap,
+        overlap_words=settings.overlap_words,
+        keep=settings.keep,
+    )
+    going: list[dict[int, str]] = [{} for _ in tasks]
+    for number, overlap in overlaps.items():
+        place, row = places[number]
+        going[place][row] = f"{100 * overlap.share:.1f} % of it is in {read(overlap.kept)['path']}"
+    for task, rows in zip(tasks, going, strict=True):
+        write_whole(task.folder / _OVERLAPS, json.dumps(rows))
+    return {"books_compared": len(sketches), "books_overlapping": len(overlaps)}
+
+
+def remove(documents: Iterator[Document], work: Work) -> Iterator[Document]:
+    """Yields the books that stay, and books the others with the book that holds them."""
+    going = json.loads(work.path(_OVERLAPS).read_text(encoding="utf-8"))
+    for row, document in enumerate(documents):
+        detail = going.get(str(row))
+        if detail is None:
+            yield document
+        else:
+            place = (document.source, document.path, document.offset, document.part)
+            work.drops.rows.append(Drop(*place, NAME, "in another book", detail))
+
+
+def _read_row(part: Path, row: int) -> dict[str, Any]:
+    with pq.ParquetFile(part) as file:
+        for group in range(file.num_row_groups):
+            num_rows = file.metadata.row_group(group).num_rows
+            if row < num_rows:
+                break
+            row -= num_rows
+        for batch in file.iter_batches(batch_size=1, row_groups=[group], columns=["path", "text"]):
+            if row == 0:
+                found: dict[str, Any] = batch.to_pylist()[0]
+                return found
+            row -= 1
+    raise AssertionError(f"{part} has too few rows")
+
+
 def sketch(text: str, overlap_words: int) -> Sketch:
     """The sketch of a book's whole text."""
     num_words, passages = _hash_passages(text, overlap_words)
-    distinct = np.unique(passages)
-    below = int(np.searchsorted(distinct, np.uint64(2**64 // _SKETCH_SHARE)))
-    return Sketch(num_words, distinct[: max(below, _MIN_SKETCH)])
+    chosen = np.unique(passages[passages < np.uint64(2**64 // _SKETCH_SHARE)])
+    if len(chosen) < _MIN_SKETCH:
+        chosen = np.unique(passages)[:_MIN_SKETCH]
+    return Sketch(num_words, chosen)
 
 
 def measure_overlap(text: str, other: str, overlap_words: int) -> float:
     """Share of the words of `text` that lie in passages that `other` has too, 0 for a text without words."""
     num_words, passages = _hash_passages(text, overlap_words)
-    return _covered_share(num_words, passages, np.unique(_hash_passages(other, overlap_words)[1]), overlap_words)
+    return _covered_share(num_words, passages, np.sort(_hash_passages(other, overlap_words)[1]), overlap_words)
 
 
 def find_overlaps(
@@ -85,8 +174,8 @@ def find_overlaps(
     holders: dict[int, list[int]] = defaultdict(list)
 
     @functools.lru_cache(maxsize=8)
-    def distinct_passages(number: int) -> Hashes:
-        return np.unique(_hash_passages(read_text(number), overlap_words)[1])
+    def sorted_passages(number: int) -> Hashes:
+        return np.sort(_hash_passages(read_text(number), overlap_words)[1])
 
     overlaps: dict[int, Overlap] = {}
     for number in order:
@@ -96,7 +185,7 @@ def find_overlaps(
         if candidates and max_overlap < 1:
             num_words, passages = _hash_passages(read_text(number), overlap_words)
             for candidate in candidates:
-                share = _covered_share(num_words, passages, distinct_passages(candidate), overlap_words)
+                share = _covered_share(num_words, passages, sorted_passages(candidate), overlap_words)
                 if share > max_overlap:
                     overlaps[number] = Overlap(candidate, share)
                     break
@@ -130,12 +219,13 @@ def _find_candidates(
 
 
 def _covered_share(num_words: int, passages: Hashes, others: Hashes, overlap_words: int) -> float:
-    """Share of the words that lie in one of the passages that are among `others`."""
-    if not num_words:
+    """Share of the words that lie in one of the passages that are among `others`, which are sorted."""
+    if not num_words or not len(others):
         return 0.0
     length = min(overlap_words, num_words)
     edges = np.zeros(num_words + 1, np.int64)
-    starts = np.flatnonzero(np.isin(passages, others))
+    places = np.minimum(np.searchsorted(others, passages), len(others) - 1)
+    starts = np.flatnonzero(others[places] == passages)
     np.add.at(edges, starts, 1)
     np.add.at(edges, starts + length, -1)
     return float(np.count_nonzero(np.cumsum(edges[:-1]))) / num_words
@@ -146,11 +236,11 @@ def _hash_passages(text: str, overlap_words: int) -> tuple[int, Hashes]:
 
     Case, accents, punctuation and line breaks do not count.
     """
-    if not text.isascii():
-        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
     words = _WORD.findall(text.casefold())
     numbers = {word: _hash_word(word) for word in set(words)}
-    hashes = np.fromiter((numbers[word] for word in words), np.uint64, len(words))
+    hashes = np.fromiter(map(numbers.__getitem__, words), np.uint64, len(words))
     length = min(overlap_words, len(words))
     num_passages = len(words) - length + 1 if words else 0
     passages = np.zeros(num_passages, np.uint64)
@@ -160,6 +250,8 @@ def _hash_passages(text: str, overlap_words: int) -> tuple[int, Hashes]:
 
 
 def _hash_word(word: str) -> int:
+    if not word.isascii():
+        word = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
