@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from camelid.cli.options import ModelOption, ThreadsOption
 from camelid.errors import UserError
 
 Stream = Callable[[list[dict[str, str]], dict[str, Any]], Iterator[str]]
@@ -76,19 +77,19 @@ class Conversation:
 
 
 def chat(
-    model: Annotated[str, typer.Option("--model", "-m", help="A model: a file or folder, a name, or a hub id.")],
+    model: ModelOption,
     system: Annotated[str, typer.Option(help="A system message.")] = "",
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 1024,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
     top_k: Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 is no limit.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens up to this probability.")] = 0.95,
     seed: Annotated[int, typer.Option(help="The same seed and words give the same answers.")] = 0,
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 for one per physical core.")] = 0,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Talk with a model; /help lists what can be said besides."""
     from camelid import Llama
 
-    llama = Llama.load(model, num_threads=threads)
+    llama = Llama.load(model, num_threads=threads, max_sequences=1)
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     conversation = Conversation(lambda messages, settings: llama.chat(messages, **settings), sampling, system)
     llama.check_chat()

@@ -4,9 +4,7 @@ from typing import Annotated
 
 import typer
 
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A checkpoint, or the folder of a run that trained one.")
-]
+from camelid.cli.options import DraftOption, ModelOption, RunnerOption, ThreadsOption
 
 
 def generate(
@@ -16,7 +14,13 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 is no limit.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens up to this probability.")] = 0.95,
+    min_p: Annotated[float, typer.Option(help="Choose among tokens at least this share as likely as the best.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that stand in the text are rarer.")] = 1.0,
+    stop: Annotated[list[str], typer.Option(help="A text that ends the answer; can be given several times.")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    runner: RunnerOption = "auto",
+    threads: ThreadsOption = 0,
+    draft: DraftOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> None:
     """Print the continuation of a prompt as it is written, and nothing else on standard output."""
@@ -26,22 +30,45 @@ def generate(
 
     from camelid import Llama
 
-    llama = Llama.load(model)
+    llama = Llama.load(model, runner=runner, num_threads=threads, draft=draft, max_sequences=1)  # type: ignore[arg-type]
     text = sys.stdin.read() if prompt == "-" else prompt
-    sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    sampling = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop,
+        "seed": seed,
+    }
     start = time.perf_counter()
+    first = 0.0
     pieces = []
     for piece in llama.stream(text, **sampling):
+        first = first or time.perf_counter() - start
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(piece)
             sys.stdout.flush()
     seconds = time.perf_counter() - start
-    continuation = "".join(pieces)
-    num_tokens = len(llama.tokenizer.encode(continuation))
+    statistics = llama.engine.statistics
     if as_json:
-        record = {"prompt": text, "text": continuation, "num_tokens": num_tokens, "seconds": seconds, **sampling}
+        record = {
+            "prompt": text,
+            "text": "".join(pieces),
+            "num_prompt_tokens": statistics.num_prompt_tokens,
+            "num_tokens": statistics.num_tokens,
+            "seconds": seconds,
+            "seconds_to_first_text": first,
+            "accept_rate": statistics.accept_rate,
+            **sampling,
+        }
         typer.echo(json.dumps(record, ensure_ascii=False))
-    else:
-        sys.stdout.write("\n")
-        sys.stderr.write(f"{num_tokens} tokens in {seconds:.1f} s, {num_tokens / seconds:.0f} tokens/s\n")
+        return
+    sys.stdout.write("\n")
+    drafted = f", {statistics.accept_rate:.0%} of the guesses right" if statistics.num_drafted else ""
+    sys.stderr.write(
+        f"{statistics.num_tokens} tokens in {seconds:.1f} s, {statistics.num_tokens / seconds:.0f} tokens/s, the first "
+        f"after {first:.2f} s{drafted}\n"
+    )

@@ -21,6 +21,15 @@ RebuildOption = Annotated[
 CompareOption = Annotated[
     list[Path], typer.Option("--compare-tokenizer", help="Another tokenizer.model to measure beside the trained one.")
 ]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="A model: a file or folder, a name, or a hub id.")]
+RunnerOption = Annotated[
+    str, typer.Option(help="What computes: native (kernels for this processor), torch, or auto for the best of them.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a physical core.")]
+DraftOption = Annotated[
+    str,
+    typer.Option(help="Where guesses at the next tokens come from: lookup, none, or a smaller model; auto decides."),
+]
 
 
 def describe_run(recipe: str, out: Path | None, overrides: list[str], compare: list[Path]) -> "Run":

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from camelid.checkpoint.stored import StoredModel
 from camelid.errors import UserError
@@ -203,6 +203,8 @@ class Llama:
 
 def _make_runner(stored: StoredModel, positions: int, device: str, name: RunnerName, num_threads: int) -> Runner:
     """The runner of that name, or the best one that can run here."""
+    if name not in get_args(RunnerName):
+        raise UserError(f"there is no runner {name!r}; choose {', '.join(get_args(RunnerName))}")
     num_pages = -(-positions // PAGE_SIZE)
     if name == "auto":
         name = "torch" if device != "cpu" else _choose_cpu_runner()
