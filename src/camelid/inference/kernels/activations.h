@@ -1,49 +1,58 @@
 // What goes into linear layers: N tokens of K values, as int8 in groups of 32 with a float scale each, as float, or both.
 //
 // Tokens stand in tiles of at most MAX_TILE, as many as a kernel multiplies at once. A tile of W tokens holds, one group
-// after the other: values [K/32][W][32], scales [K/32][W], offsets [K/32][W], sums [K/32][W]; floats [K][W].
+// after the other: values [K/32][W][32], words [K/32][W][32], and scales, sums and starts [K/32][W]; floats [K][W].
 #pragma once
 
-#include "memory.h"
-#include "vector.h"
+#include "matrix.h"
 
 namespace camelid {
 
-// A tile from some column on.
 struct Tile {
-    const int8_t* values;
+    Group group;
     const float* scales;
-    const int32_t* offsets;  // where the sums of int products start: see make_offset
-    const float* sums;       // of a group's values, times their scale
+    const float* sums;  // of a group's values, times their scale
     const float* floats;
+};
+
+// What the matrices want that activations are multiplied with.
+struct Wanted {
+    bool bytes = false, words = false, floats = false;
+
+    void add(Kind kind) {
+        floats |= !is_quantised(kind);
+        words |= kind == Kind::q8_0 && HAS_WORDS;
+        bytes |= is_quantised(kind);
+    }
 };
 
 class Activations {
 public:
     int num_tokens = 0, num_columns = 0, num_tiles = 0;
 
-    void resize(int tokens, int columns, bool has_bytes, bool has_floats) {
+    void resize(int tokens, int columns, Wanted wanted) {
         num_tokens = tokens, num_columns = columns;
         num_tiles = (tokens + MAX_TILE - 1) / MAX_TILE;
-        has_bytes_ = has_bytes, has_floats_ = has_floats;
-        const size_t count = size_t(tokens) * columns;
-        if (has_bytes) {
+        wanted_ = wanted;
+        const size_t count = size_t(tokens) * columns, num_groups = count / GROUP;
+        if (wanted.bytes) {
             values_.grow(count);
-            scales_.grow(count / GROUP);
-            offsets_.grow(count / GROUP);
-            sums_.grow(count / GROUP);
+            if (wanted.words) words_.grow(count);
+            scales_.grow(num_groups), sums_.grow(num_groups);
+            nibble_starts_.grow(num_groups), byte_starts_.grow(num_groups);
         }
-        if (has_floats) floats_.grow(count);
+        if (wanted.floats) floats_.grow(count);
     }
 
     // Tiles differ by one token at most, and their bounds do not matter to the result.
     int tile_start(int tile) const { return int(int64_t(tile) * num_tokens / num_tiles); }
     int tile_width(int tile) const { return tile_start(tile + 1) - tile_start(tile); }
 
-    Tile tile(int index, int first_column = 0) const {
-        const size_t place = size_t(tile_start(index)) * num_columns + size_t(first_column) * tile_width(index);
-        const size_t group = place / GROUP;
-        return {values_.get() + place, scales_.get() + group, offsets_.get() + group, sums_.get() + group,
+    Tile tile(int index) const {
+        const size_t place = size_t(tile_start(index)) * num_columns, group = place / GROUP;
+        return {{values_.get() + place, words_.get() + place, nibble_starts_.get() + group, byte_starts_.get() + group},
+                scales_.get() + group,
+                sums_.get() + group,
                 floats_.get() + place};
     }
 
@@ -51,8 +60,10 @@ public:
     void put(int token, int column, Float first, Float second) {
         const int index = int((int64_t(token + 1) * num_tiles - 1) / num_tokens);
         const int start = tile_start(index), width = tile_width(index), place = token - start;
-        if (has_bytes_) put_bytes(size_t(start) * num_columns / GROUP + size_t(column / GROUP) * width + place, first, second);
-        if (has_floats_) {
+        if (wanted_.bytes) {
+            put_bytes(size_t(start) * num_columns / GROUP + size_t(column / GROUP) * width + place, first, second);
+        }
+        if (wanted_.floats) {
             float values[GROUP];
             store(values, first);
             store(values + LANES, second);
@@ -96,15 +107,23 @@ private:
             sums[0] += values[i] + values[i + 1];
             sums[1] += values[i + 2] + values[i + 3];
         }
+        if (wanted_.words) {
+            int16_t* words = words_.get() + group * GROUP;
+            for (int i = 0; i < GROUP; i += 4) {
+                words[i] = values[i], words[i + 1] = values[i + 2], words[i + 2] = values[i + 1], words[i + 3] = values[i + 3];
+            }
+        }
         scales_.get()[group] = scale;
-        offsets_.get()[group] = make_offset(sums[0], sums[1]);
         sums_.get()[group] = scale * float(sums[0] + sums[1]);
+        nibble_starts_.get()[group] = make_nibble_start(sums[0], sums[1]);
+        byte_starts_.get()[group] = -128 * (sums[0] + sums[1]);
     }
 
-    bool has_bytes_ = false, has_floats_ = false;
+    Wanted wanted_;
     Array<int8_t> values_;
+    Array<int16_t> words_;
     Array<float> scales_, sums_, floats_;
-    Array<int32_t> offsets_;
+    Array<int32_t> nibble_starts_, byte_starts_;
 };
 
 }  // namespace camelid

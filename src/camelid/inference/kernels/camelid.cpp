@@ -50,7 +50,9 @@ EXPORT void camelid_matrix_decode_row(const Matrix* matrix, int row, float* valu
 EXPORT int camelid_matrix_multiply(const Matrix* matrix, Pool* pool, const float* values, int num_tokens, float* results) {
     try {
         Activations x;
-        x.resize(num_tokens, matrix->num_columns, is_quantised(matrix->kind), !is_quantised(matrix->kind));
+        Wanted wanted;
+        wanted.add(matrix->kind);
+        x.resize(num_tokens, matrix->num_columns, wanted);
         run(*pool, [&](int) {
             pool->for_each(num_tokens, [&](int n) { x.put_row(n, values + size_t(n) * matrix->num_columns); });
             const Output outputs[] = {{matrix, results, matrix->num_rows}};

@@ -23,6 +23,7 @@ struct Sums {
             multiply(matrix.panel(panel), matrix.num_columns, x.tile(tile), values + (x.tile_start(tile) - start) * LANES);
         }
     }
+
     Float at(int place) const { return load(values + place * LANES); }
 };
 

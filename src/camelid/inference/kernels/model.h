@@ -126,27 +126,23 @@ inline void Model::reserve(const Step& step) {
     sines_.grow(num_tokens * shape.head_dim / 2);
     partials_.grow(plan_.num_partials);
 
-    bool kinds[4][2] = {};  // whether a matrix that meets these inputs wants float or bytes
-    const auto note = [&](int input, const Matrix& matrix) { kinds[input][is_quantised(matrix.kind)] = true; };
+    Wanted normalised, attended, hidden, last;
     for (const Layer& layer : layers) {
-        for (const auto* matrix : {&layer.query, &layer.key, &layer.value, &layer.gate, &layer.up}) note(0, **matrix);
-        note(1, *layer.output);
-        note(2, *layer.down);
+        for (const auto* matrix : {&layer.query, &layer.key, &layer.value, &layer.gate, &layer.up}) normalised.add((*matrix)->kind);
+        attended.add(layer.output->kind);
+        hidden.add(layer.down->kind);
     }
-    note(3, head_matrix());
-    const auto resize = [&](Activations& x, int input, int tokens, int columns) {
-        x.resize(tokens, columns, kinds[input][1], kinds[input][0]);
-    };
+    last.add(head_matrix().kind);
     for (size_t i = 0; i < (is_alone(step) ? alone_.size() : 1); ++i) {
         Inputs& inputs = is_alone(step) ? alone_[i] : shared_;
-        resize(inputs.normalised, 0, step.num_tokens, shape.dim);
-        resize(inputs.attended, 1, step.num_tokens, shape.query_dim());
+        inputs.normalised.resize(step.num_tokens, shape.dim, normalised);
+        inputs.attended.resize(step.num_tokens, shape.query_dim(), attended);
     }
-    resize(hidden_, 2, step.num_tokens, shape.ffn_hidden_dim);
+    hidden_.resize(step.num_tokens, shape.ffn_hidden_dim, hidden);
     if (step.num_outputs == 1) {
-        for (Inputs& inputs : alone_) resize(inputs.last, 3, 1, shape.dim);
+        for (Inputs& inputs : alone_) inputs.last.resize(1, shape.dim, last);
     } else if (step.num_outputs > 1) {
-        resize(shared_.last, 3, step.num_outputs, shape.dim);
+        shared_.last.resize(step.num_outputs, shape.dim, last);
     }
 }
 

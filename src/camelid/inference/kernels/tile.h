@@ -47,28 +47,26 @@ void multiply_float_tile(const uint8_t* panel, int num_columns, const Tile& tile
 }
 
 template <Kind kind, int N>
-void multiply_quantised_tile(const uint8_t* panel, int num_columns, const Tile& tile, float* sums) {
-    constexpr bool has_minimum = kind == Kind::q4_1;
-    for (int group = 0; group < num_columns / GROUP; ++group, panel += group_bytes(kind)) {
-        const int8_t* values = tile.values + group * GROUP * N;
-        const int32_t* offsets = tile.offsets + group * N;
+void multiply_quantised_tile(const uint8_t* groups, int num_columns, const Tile& tile, float* sums) {
+    constexpr bool has_minima = kind == Kind::q4_1;
+    const Group& all = tile.group;
+    for (int group = 0; group < num_columns / GROUP; ++group, groups += group_bytes(kind)) {
+        const auto* halves = reinterpret_cast<const uint16_t*>(groups);
+        const int place = group * N;
+        const Group x = {all.values + place * GROUP, all.words + place * GROUP, all.nibble_starts + place,
+                         all.byte_starts + place};
         Int dots[N];
         if constexpr (kind == Kind::q8_0) {
-            dot_bytes<N>(panel + SCALES, values, offsets, dots);
-        } else if constexpr (kind == Kind::q4_0) {
-            dot_nibbles<N>(panel + SCALES, values, offsets, dots);
+            dot_bytes<N>(groups + SCALES, x, dots);
         } else {
-            dot_nibbles<N>(panel + 2 * SCALES, values, nullptr, dots);
+            dot_nibbles<N, !has_minima>(groups + (has_minima ? 2 : 1) * SCALES, x, dots);
         }
-        const Float scales = load(reinterpret_cast<const uint16_t*>(panel));
+        const Float scales = load(halves);
         CAMELID_UNROLL
         for (int n = 0; n < N; ++n) {
-            const Float scale = mul(scales, broadcast(tile.scales[group * N + n]));
+            const Float scale = mul(scales, broadcast(tile.scales[place + n]));
             Float total = fma(to_float(dots[n]), scale, load(sums + n * LANES));
-            if constexpr (has_minimum) {
-                const Float minima = load(reinterpret_cast<const uint16_t*>(panel + SCALES));
-                total = fma(minima, broadcast(tile.sums[group * N + n]), total);
-            }
+            if constexpr (has_minima) total = fma(load(halves + LANES), broadcast(tile.sums[place + n]), total);
             store(sums + n * LANES, total);
         }
     }
@@ -86,6 +84,8 @@ void multiply_tile(const uint8_t* panel, int num_columns, const Tile& tile, floa
     }
 }
 
+using Widths = std::make_integer_sequence<int, MAX_TILE>;
+
 template <Kind kind, int... widths>
 MultiplyTile choose_width(int width, std::integer_sequence<int, widths...>) {
     static constexpr MultiplyTile kernels[] = {multiply_tile<kind, widths + 1>...};
@@ -93,14 +93,13 @@ MultiplyTile choose_width(int width, std::integer_sequence<int, widths...>) {
 }
 
 inline MultiplyTile choose_tile_kernel(Kind kind, int width) {
-    constexpr auto widths = std::make_integer_sequence<int, MAX_TILE>();
     switch (kind) {
-        case Kind::q4_0: return choose_width<Kind::q4_0>(width, widths);
-        case Kind::q4_1: return choose_width<Kind::q4_1>(width, widths);
-        case Kind::q8_0: return choose_width<Kind::q8_0>(width, widths);
-        case Kind::f32: return choose_width<Kind::f32>(width, widths);
-        case Kind::f16: return choose_width<Kind::f16>(width, widths);
-        default: return choose_width<Kind::bf16>(width, widths);
+        case Kind::q4_0: return choose_width<Kind::q4_0>(width, Widths());
+        case Kind::q4_1: return choose_width<Kind::q4_1>(width, Widths());
+        case Kind::q8_0: return choose_width<Kind::q8_0>(width, Widths());
+        case Kind::f32: return choose_width<Kind::f32>(width, Widths());
+        case Kind::f16: return choose_width<Kind::f16>(width, Widths());
+        default: return choose_width<Kind::bf16>(width, Widths());
     }
 }
 

@@ -30,6 +30,14 @@ CAMELID_INLINE int32_t load_int32(const void* address) {
     return value;
 }
 
+// A group of N tokens' activations.
+struct Group {
+    const int8_t* values;          // [N][32]
+    const int16_t* words;          // [N][8][4], the columns of each four in the order 0, 2, 1, 3; where HAS_WORDS
+    const int32_t* nibble_starts;  // [N], what turns sums of nibbles into sums of nibbles - 8: see make_nibble_start
+    const int32_t* byte_starts;    // [N], what turns sums of bytes into sums of bytes - 128
+};
+
 }  // namespace camelid
 
 #if defined(CAMELID_PORTABLE)

@@ -83,17 +83,14 @@ CAMELID_INLINE void store_bytes(int8_t* to, Int x) {
 
 // ---- dot products of a group -------------------------------------------------------------------------------------
 
-// Weights are unsigned nibbles, so that a sum of sixteen products of a nibble and an int8 fits in int16 (30480): maddubs
-// cannot saturate, and a lane's two int16 halves are added up over the whole group before they are widened. A byte is
-// two nibbles. What makes weights unsigned is undone by where the sums start: -8 times the tokens that a half meets.
 constexpr int MAX_TILE = 6;
 
 struct Bytes {
     __m256i low, high;
 };
 
-CAMELID_INLINE Bytes load_bytes(const uint8_t* from) {
-    const auto* registers = reinterpret_cast<const __m256i*>(from);
+CAMELID_INLINE Bytes load_bytes(const void* from) {
+    const auto* registers = static_cast<const __m256i*>(from);
     return {_mm256_loadu_si256(registers), _mm256_loadu_si256(registers + 1)};
 }
 CAMELID_INLINE Bytes low_nibbles(Bytes x) {
@@ -104,81 +101,97 @@ CAMELID_INLINE Bytes high_nibbles(Bytes x) {
     return low_nibbles({_mm256_srli_epi16(x.low, 4), _mm256_srli_epi16(x.high, 4)});
 }
 
-#ifdef __AVXVNNI__
-constexpr const char* INSTRUCTION_SET = "avx2 with vnni";
-CAMELID_INLINE int32_t make_offset(int first, int second) { return -8 * (first + second); }
-CAMELID_INLINE __m256i multiply_add(__m256i sums, __m256i weights, __m256i values) {
-    return _mm256_dpbusd_avx_epi32(sums, weights, values);
-}
-CAMELID_INLINE Int widen(Int sums) { return sums; }
-#else
-constexpr const char* INSTRUCTION_SET = "avx2";
-CAMELID_INLINE int32_t make_offset(int first, int second) {
-    return int32_t(uint32_t(-8 * first) & 0xffff) | int32_t(uint32_t(-8 * second) << 16);
-}
-CAMELID_INLINE __m256i multiply_add(__m256i sums, __m256i weights, __m256i values) {
-    return _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, values));
-}
-CAMELID_INLINE Int widen(Int sums) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    return {_mm256_madd_epi16(sums.low, ones), _mm256_madd_epi16(sums.high, ones)};
-}
-#endif
+// Keeps a sum in its register: compilers would rather multiply everything first and add afterwards, which takes more
+// registers than there are.
+CAMELID_INLINE void pin(__m256i& sum) { __asm__("" : "+x"(sum)); }
 
-// sums[n] += weights of 4 columns x token n; `weights_at(step)` gives the columns 4 step .. 4 step + 3.
-template <int N, class WeightsAt>
-CAMELID_INLINE void accumulate(WeightsAt weights_at, const int8_t* tokens, Int (&sums)[N]) {
+// sums[n] starts at starts[n], or at 0, and grows by weights_at(step) x four bytes of token n, for every step.
+template <int N, int steps, class Multiply, class WeightsAt>
+CAMELID_INLINE void add_products(Multiply multiply_add, WeightsAt weights_at, const void* tokens, const int32_t* starts,
+                                 Int (&sums)[N]) {
+    const auto* bytes = static_cast<const uint8_t*>(tokens);
     CAMELID_UNROLL
-    for (int step = 0; step < GROUP / 4; ++step) {
+    for (int n = 0; n < N; ++n) {
+        const __m256i start = starts ? _mm256_set1_epi32(starts[n]) : _mm256_setzero_si256();
+        sums[n] = {start, start};
+    }
+    CAMELID_UNROLL
+    for (int step = 0; step < steps; ++step) {
         const Bytes weights = weights_at(step);
         CAMELID_UNROLL
         for (int n = 0; n < N; ++n) {
-            const __m256i values = _mm256_set1_epi32(load_int32(tokens + n * GROUP + step * 4));
+            const __m256i values = _mm256_set1_epi32(load_int32(bytes + (n * steps + step) * 4));
             sums[n].low = multiply_add(sums[n].low, weights.low, values);
             sums[n].high = multiply_add(sums[n].high, weights.high, values);
+            pin(sums[n].low);
+            pin(sums[n].high);
         }
     }
 }
 
-template <int N>
-CAMELID_INLINE void start_sums(const int32_t* offsets, Int (&sums)[N]) {
-    CAMELID_UNROLL
-    for (int n = 0; n < N; ++n) {
-        const __m256i start = offsets ? _mm256_set1_epi32(offsets[n]) : _mm256_setzero_si256();
-        sums[n] = {start, start};
-    }
+CAMELID_INLINE Bytes nibbles_at(const uint8_t* packed, int step) {
+    const Bytes pairs = load_bytes(packed + step % 4 * 64);
+    return step < 4 ? low_nibbles(pairs) : high_nibbles(pairs);
+}
+
+#ifdef __AVXVNNI__
+constexpr const char* INSTRUCTION_SET = "avx2 with vnni";
+constexpr bool HAS_WORDS = false;
+
+CAMELID_INLINE int32_t make_nibble_start(int first, int second) { return -8 * (first + second); }
+
+CAMELID_INLINE __m256i multiply_add_bytes(__m256i sums, __m256i weights, __m256i values) {
+    return _mm256_dpbusd_avx_epi32(sums, weights, values);
+}
+
+template <int N, bool is_centred>
+CAMELID_INLINE void dot_nibbles(const uint8_t* packed, const Group& x, Int (&dots)[N]) {
+    const auto weights_at = [=](int step) { return nibbles_at(packed, step); };
+    add_products<N, 8>(multiply_add_bytes, weights_at, x.values, is_centred ? x.nibble_starts : nullptr, dots);
 }
 
 template <int N>
-CAMELID_INLINE void dot_nibbles(const uint8_t* packed, const int8_t* tokens, const int32_t* offsets, Int (&dots)[N]) {
-    start_sums(offsets, dots);
-    accumulate<N>(
-        [=](int step) {
-            const Bytes pair = load_bytes(packed + step % 4 * 64);
-            return step < 4 ? low_nibbles(pair) : high_nibbles(pair);
-        },
-        tokens, dots);
-    CAMELID_UNROLL
-    for (int n = 0; n < N; ++n) dots[n] = widen(dots[n]);
+CAMELID_INLINE void dot_bytes(const uint8_t* packed, const Group& x, Int (&dots)[N]) {
+    const auto weights_at = [=](int step) { return load_bytes(packed + step * 64); };
+    add_products<N, 8>(multiply_add_bytes, weights_at, x.values, x.byte_starts, dots);
+}
+#else
+constexpr const char* INSTRUCTION_SET = "avx2";
+constexpr bool HAS_WORDS = true;
+
+// A nibble times an int8, summed up sixteen times, fits in int16 (30480): maddubs cannot saturate, and a lane's two
+// halves are added up over the whole group before they are widened. So the sums of a lane start as two halves too.
+CAMELID_INLINE int32_t make_nibble_start(int first, int second) {
+    return int32_t(uint32_t(-8 * first) & 0xffff) | int32_t(uint32_t(-8 * second) << 16);
 }
 
-template <int N>
-CAMELID_INLINE void dot_bytes(const uint8_t* packed, const int8_t* tokens, const int32_t* offsets, Int (&dots)[N]) {
-    Int high[N];
-    start_sums(offsets, high);
-    accumulate<N>([=](int step) { return high_nibbles(load_bytes(packed + step * 64)); }, tokens, high);
-    CAMELID_UNROLL
-    for (int n = 0; n < N; ++n) {
-        const Int wide = widen(high[n]);
-        high[n] = {_mm256_slli_epi32(wide.low, 4), _mm256_slli_epi32(wide.high, 4)};
-    }
-    start_sums(nullptr, dots);
-    accumulate<N>([=](int step) { return low_nibbles(load_bytes(packed + step * 64)); }, tokens, dots);
-    CAMELID_UNROLL
-    for (int n = 0; n < N; ++n) {
-        const Int wide = widen(dots[n]);
-        dots[n] = {_mm256_add_epi32(wide.low, high[n].low), _mm256_add_epi32(wide.high, high[n].high)};
-    }
+CAMELID_INLINE __m256i multiply_add_nibbles(__m256i sums, __m256i weights, __m256i values) {
+    return _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, values));
 }
+CAMELID_INLINE __m256i multiply_add_words(__m256i sums, __m256i weights, __m256i values) {
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(weights, values));
+}
+
+template <int N, bool is_centred>
+CAMELID_INLINE void dot_nibbles(const uint8_t* packed, const Group& x, Int (&dots)[N]) {
+    const auto weights_at = [=](int step) { return nibbles_at(packed, step); };
+    add_products<N, 8>(multiply_add_nibbles, weights_at, x.values, is_centred ? x.nibble_starts : nullptr, dots);
+    const __m256i ones = _mm256_set1_epi16(1);
+    CAMELID_UNROLL
+    for (int n = 0; n < N; ++n) dots[n] = {_mm256_madd_epi16(dots[n].low, ones), _mm256_madd_epi16(dots[n].high, ones)};
+}
+
+// Bytes would saturate: they are multiplied as int16, of each four first the columns 0 and 2 and then 1 and 3.
+template <int N>
+CAMELID_INLINE void dot_bytes(const uint8_t* packed, const Group& x, Int (&dots)[N]) {
+    const __m256i mask = _mm256_set1_epi16(255);
+    const auto weights_at = [=](int step) {
+        const Bytes four = load_bytes(packed + step / 2 * 64);
+        return step % 2 ? Bytes{_mm256_srli_epi16(four.low, 8), _mm256_srli_epi16(four.high, 8)}
+                        : Bytes{_mm256_and_si256(four.low, mask), _mm256_and_si256(four.high, mask)};
+    };
+    add_products<N, 16>(multiply_add_words, weights_at, x.words, x.byte_starts, dots);
+}
+#endif
 
 }  // namespace camelid

@@ -1,0 +1,89 @@
+"""Times llama.cpp for `inference_cpu.py`; runs under an interpreter that has llama-cpp-python, and nothing of Camelid's.
+
+    python llama_cpp_peer.py MODEL.gguf THREADS FLASH_ATTENTION
+
+Reads one measurement a line and answers with its wall and processor seconds:
+
+    prompt T          one pass over T tokens
+    decode T S        T tokens of each of S sequences, one of each a pass, after 16 tokens of each
+"""
+
+import ctypes
+import sys
+import time
+
+import llama_cpp
+
+PROMPT_OF_SEQUENCES = 16
+CONTEXT = 4096
+MAX_SEQUENCES = 16
+
+
+class Peer:
+    """A loaded model that decodes batches of made-up tokens."""
+
+    def __init__(self, path: str, num_threads: int, flash_attention: int):
+        llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = CONTEXT, 512, 512
+        params.n_seq_max = MAX_SEQUENCES
+        params.n_threads = params.n_threads_batch = num_threads
+        params.flash_attn_type = flash_attention
+        params.kv_unified = True
+        self._context = llama_cpp.llama_init_from_model(model, params)
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+        self._batch = llama_cpp.llama_batch_init(512, 0, 1)
+
+    def pass_once(self, tokens: list[int], positions: list[int], sequences: list[int], wanted: set[int]) -> None:
+        """One forward pass; logits of the places in `wanted`."""
+        batch = self._batch
+        batch.n_tokens = len(tokens)
+        for i, (token, position, sequence) in enumerate(zip(tokens, positions, sequences, strict=True)):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token % self._vocab_size, position, 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = i in wanted
+        assert llama_cpp.llama_decode(self._context, batch) == 0
+        llama_cpp.llama_get_logits(self._context)
+
+    def clear(self) -> None:
+        """Forgets all sequences."""
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
+
+    def measure(self, what: str, num_tokens: int, num_sequences: int) -> tuple[float, float]:
+        """Wall and processor seconds of one measurement."""
+        self.clear()
+        if what == "prompt":
+            started = time.perf_counter(), time.process_time()
+            self.pass_once(list(range(1, num_tokens + 1)), list(range(num_tokens)), [0] * num_tokens, {num_tokens - 1})
+        else:
+            sequences = list(range(num_sequences))
+            for sequence in sequences:
+                prompt = list(range(1, PROMPT_OF_SEQUENCES + 1))
+                self.pass_once(prompt, list(range(len(prompt))), [sequence] * len(prompt), {len(prompt) - 1})
+            started = time.perf_counter(), time.process_time()
+            for step in range(num_tokens):
+                position = PROMPT_OF_SEQUENCES + step
+                self.pass_once([step + 1] * num_sequences, [position] * num_sequences, sequences, set(sequences))
+        return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+@llama_cpp.llama_log_callback
+def _silence(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
+    pass
+
+
+def main() -> None:
+    """Answers until the input ends."""
+    path, num_threads, flash_attention = sys.argv[1:]
+    peer = Peer(path, int(num_threads), int(flash_attention))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        what, *numbers = line.split()
+        num_tokens, num_sequences = [*map(int, numbers), 1][:2]
+        print(*peer.measure(what, num_tokens, num_sequences), flush=True)
+
+
+if __name__ == "__main__":
+    main()
