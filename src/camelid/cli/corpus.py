@@ -1,10 +1,16 @@
-"""`camelid corpus`: raw text becomes documents."""
+"""`camelid corpus`: raw text becomes documents, and what that takes is fetched, trained and looked at."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from camelid.cli.options import OutOption, RebuildOption, RecipeArgument, SetOption, run_stages
 
 app = typer.Typer(help="Raw text becomes clean, deduplicated documents.", no_args_is_help=True)
+
+ProductOption = Annotated[Path, typer.Option("--out", help="Folder of the product.")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Processes, 0 for one per core.")]
 
 
 @app.callback()
@@ -17,3 +23,56 @@ def build(recipe: RecipeArgument, out: OutOption = None, set_: SetOption = [], r
     """Read, clean and deduplicate the recipe's sources."""
     run = run_stages(recipe, out, set_, [], "corpus", rebuild)
     typer.echo(run.path("corpus"))
+
+
+@app.command("train-lm")
+def train_lm(
+    corpus: Annotated[Path, typer.Argument(help="Folder of a finished corpus of good text, Wikipedia for example.")],
+    out: ProductOption,
+    language: Annotated[
+        str | None, typer.Option("--language", help="Only documents of this language; all unless given.")
+    ] = None,
+    set_: SetOption = [],  # noqa: B006
+) -> None:
+    """Train the n-gram model that `perplexity` of a CommonCrawl source asks."""
+    from camelid import artifact
+    from camelid.corpus.document import read_documents
+    from camelid.corpus.language_model import train_language_model
+    from camelid.corpus.model_settings import LanguageModelSettings
+    from camelid.settings import apply_overrides, validate
+
+    settings = validate(LanguageModelSettings, apply_overrides({}, set_), "--set")
+    digest = artifact.read_manifest(corpus, "corpus").digest
+    manifest = train_language_model(
+        settings,
+        lambda: (
+            document.text
+            for document in read_documents(corpus, "train")
+            if language is None or document.language == language
+        ),
+        out,
+        inputs={"corpus": digest, "language": language or "all"},
+    )
+    facts = manifest.facts
+    typer.echo(f"{out}: {facts['num_pieces']:,} pieces, n-grams by order {facts['num_ngrams']}")
+
+
+@app.command("train-references")
+def train_references(
+    dumps: Annotated[list[Path], typer.Argument(help="Wikipedia dumps (pages-articles, .xml or .xml.bz2).")],
+    pages: Annotated[Path, typer.Option("--pages", help="A WARC or WET file, or a folder of them.")],
+    out: ProductOption,
+    set_: SetOption = [],  # noqa: B006
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses the random pages.")] = 0,
+    workers: WorkersOption = 0,
+) -> None:
+    """Train the classifier of pages that Wikipedia cites, which `references` of a CommonCrawl source asks."""
+    from camelid.corpus.model_settings import ReferenceModelSettings
+    from camelid.corpus.reference_model import train_reference_model
+    from camelid.settings import apply_overrides, validate
+
+    settings = validate(ReferenceModelSettings, apply_overrides({}, set_), "--set")
+    facts = train_reference_model(settings, dumps, pages, out, seed=seed, num_workers=workers).facts
+    measured = facts.get("held_out_accuracy")
+    right = f", right on {measured:.1%} of {facts['held_out_pages']:,} others" if measured is not None else ""
+    typer.echo(f"{out}: {facts['cited_addresses']:,} cited addresses, {facts['train_pages']:,} pages{right}")
