@@ -157,19 +157,12 @@ class BytePairTokenizer(Tokenizer):
         return frozenset(index for index, surface in enumerate(self._surfaces) if surface.startswith(b" "))
 
     def _encode(self, text: str) -> list[int]:
-        try:
-            ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
-        except TypeError:
-            to_utf8(text)
-            raise
-        return self._without_control(ids)
+        return self._run(self._engine, [text])[0]
 
     def encode_batch(self, texts: Iterable[str], num_threads: int = -1) -> list[list[int]]:
-        batch = [to_utf8(text).decode() for text in texts]
         if num_threads == 1:
-            return [self._encode(text) for text in batch]
-        encodings = self._engine.encode_batch_fast(batch, add_special_tokens=False)
-        return [self._without_control(encoding.ids) for encoding in encodings]
+            return [self._encode(text) for text in texts]
+        return self._run(self._engine, list(texts))
 
     def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
         engine_of_later_parts = self._without_space_prefix
@@ -179,10 +172,35 @@ class BytePairTokenizer(Tokenizer):
         for place, part in enumerate(parts):
             if isinstance(part, int):
                 ids.append(part)
-            elif place:
-                ids += self._without_control(engine_of_later_parts.encode(part, add_special_tokens=False).ids)
             else:
-                ids += self._encode(part)
+                ids += self._run(engine_of_later_parts if place else self._engine, [part])[0]
+        return ids
+
+    def _run(self, engine: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
+        """Ids of each text; several are encoded by as many threads as there are processors.
+
+        Raises:
+            UserError: a text is not Unicode or too much for the library, or the file makes control tokens of text.
+        """
+        for text in texts:
+            to_utf8(text)
+        try:
+            if len(texts) == 1:
+                encodings = [engine.encode(texts[0], add_special_tokens=False)]
+            else:
+                encodings = engine.encode_batch_fast(texts, add_special_tokens=False)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise UserError(f"the tokenizers library gives up ({error}); encode the text in shorter pieces") from error
+        ids: list[list[int]] = [encoding.ids for encoding in encodings]
+        for found in ids:
+            if not self._control_ids.isdisjoint(found):
+                index = next(iter(self._control_ids.intersection(found)))
+                raise UserError(
+                    f"the tokenizer's file makes its control token {index} of plain text, so that no text can be told "
+                    "from control; get the file again"
+                )
         return ids
 
     @cached_property
@@ -196,15 +214,10 @@ class BytePairTokenizer(Tokenizer):
                 return engine
         return None
 
-    def _without_control(self, ids: list[int]) -> list[int]:
-        """The same ids; a damaged or hostile file could have merges that make a control token."""
-        if not self._control_ids.isdisjoint(ids):
-            index = next(iter(self._control_ids.intersection(ids)))
-            raise UserError(
-                f"the tokenizer's file makes its control token {index} of plain text, which no model can be served "
-                "with safely; get the file again"
-            )
-        return ids
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the library broke down, which it tells by an exception that is none to Python."""
+    return type(error).__name__ == "PanicException"
 
 
 def flatten_steps(step: Any) -> Iterator[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "ipython", "functio
 """Who a message can be from; which of them a model knows is its template's matter."""
 
 _MAX_DEPTH = 32
-_MARKS = range(0xF0000, 0xF1000)  # a plane for private use
+_MARKS = range(0x12000, 0x1239A)  # cuneiform: rare, and left as it is where a template writes a list as Python does
 
 
 def find_template(tokenizer: Tokenizer, template: str | None = None) -> str:

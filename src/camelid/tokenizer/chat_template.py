@@ -122,9 +122,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and (attr in _WIDENING_METHODS or (attr == "format" and _WIDE_FORMAT.search(obj))):
-            return False
-        return super().is_safe_attribute(obj, attr, value)
+        return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in _WIDENING_METHODS)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        raise SecurityError(f"it reaches for {attribute!r} of a {type(obj).__name__}")
+
+    def wrap_str_format(self, value: Any) -> Any:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None and _WIDE_FORMAT.search(value.__self__):
+            raise SecurityError("it pads text")
+        return wrapped
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         text = getattr(obj, "__self__", None)

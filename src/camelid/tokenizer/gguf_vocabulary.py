@@ -11,7 +11,7 @@ import numpy as np
 
 from camelid.errors import UserError
 from camelid.tokenizer.byte_level import find_pre_tokenizer
-from camelid.tokenizer.interface import STOP_NAMES, Tokenizer
+from camelid.tokenizer.interface import STOP_NAMES, Tokenizer, to_utf8
 from camelid.tokenizer.vocabulary import (
     MergedVocabulary,
     PieceType,
@@ -60,6 +60,8 @@ class _Keys:
         value = self._metadata.get(key)
         if isinstance(value, np.generic):
             value = value.item()
+        if isinstance(value, str):
+            to_utf8(value)
         if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
             return value
         raise ValueError(f"{key} is no {kind.__name__}")

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from camelid.errors import UserError
-from camelid.tokenizer.byte_pair import BytePairTokenizer, flatten_steps
+from camelid.tokenizer.byte_pair import BytePairTokenizer, flatten_steps, is_panic
 from camelid.tokenizer.interface import STOP_NAMES
 from camelid.tokenizer.vocabulary import check_merges, split_merges
 
@@ -83,6 +82,9 @@ def load_tokenizer_json(text: str, companions: Companions) -> BytePairTokenizer:
     """
     file = _parse(text)
     engine = _build(text)
+    for token in file.get("added_tokens") or ():
+        if engine.token_to_id(token["content"]) != token["id"]:
+            raise ValueError(f"its added token {token['content']!r} cannot have the id {token['id']:,}")
     bos, eos = companions.bos, companions.eos
     if eos is None:
         known = (pair for pair in _USUAL_ENDS if engine.token_to_id(pair[0]) is not None)
@@ -99,10 +101,9 @@ def load_tokenizer_json(text: str, companions: Companions) -> BytePairTokenizer:
     adds_bos = companions.adds_bos
     if adds_bos is None:
         adds_bos = bos_id is not None and _begins_with(bos, file.get("post_processor"))
-    ids = chain(file["model"]["vocab"].values(), (token["id"] for token in file.get("added_tokens") or ()))
     return BytePairTokenizer(
         engine,
-        vocab_size=max(ids) + 1,
+        vocab_size=max(engine.get_vocab(with_added_tokens=True).values()) + 1,
         bos_id=bos_id,
         eos_id=eos_id,
         unk_id=None if unk is None else engine.token_to_id(unk),
@@ -136,7 +137,8 @@ def _parse(text: str) -> dict[str, Any]:
         for step in flatten_steps(file.get(part)):
             if step.get("type") not in known:
                 raise ValueError(f"its {part} has the step {step.get('type')!r}, which Camelid does not know")
-    for token in file.get("added_tokens") or ():
+    added = file.get("added_tokens") or []
+    for token in added if isinstance(added, list) else [None]:
         if not isinstance(token, dict) or type(token.get("id")) is not int or not 0 <= token["id"] < _MAX_ID:
             raise ValueError(f"one of its added tokens has no id from 0 to {_MAX_ID - 1:,}")
     return dict(file)
@@ -164,8 +166,7 @@ def _build(text: str) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(text)
     except BaseException as error:
-        # The library panics at some files, with an exception that is none to Python.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        if isinstance(error, Exception) or is_panic(error):
             raise ValueError(f"the tokenizers library refuses it ({error})") from error
         raise
 

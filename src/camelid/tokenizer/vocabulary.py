@@ -70,7 +70,7 @@ def _special_tokens(pieces: Sequence[str], types: Sequence[int]) -> dict[str, in
 
 
 def check_pieces(pieces: Sequence[str], types: Sequence[int]) -> None:
-    """Refuses a vocabulary that names no piece, one twice, an empty one, or a type that there is not.
+    """Refuses a vocabulary that names no piece, one twice, one that is no text, or a type that there is not.
 
     Raises:
         ValueError: it does.
@@ -79,6 +79,10 @@ def check_pieces(pieces: Sequence[str], types: Sequence[int]) -> None:
         raise ValueError(f"it has {len(pieces):,} tokens, where 1 to {_MAX_PIECES:,} are possible")
     if len(types) != len(pieces):
         raise ValueError(f"it has {len(pieces):,} tokens and the types of {len(types):,}")
+    try:
+        "".join(pieces).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("one of its tokens is not Unicode: it holds half of a surrogate pair") from error
     if len(set(pieces)) != len(pieces):
         piece, count = Counter(pieces).most_common(1)[0]
         raise ValueError(f"it names the token {piece!r} {count} times")
@@ -172,7 +176,7 @@ def scores_from_merges(
         rank.setdefault(left + right, len(rank))
     last = len(rank)
     scores = [
-        0.0 if kind != PieceType.NORMAL else -float(rank.get(piece, last))
+        0.0 if kind != PieceType.NORMAL else float(-rank.get(piece, last))
         for piece, kind in zip(pieces, types, strict=True)
     ]
     vocabulary = ScoredVocabulary(pieces, types, scores, has_space_prefix)
