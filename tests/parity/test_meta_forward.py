@@ -26,9 +26,14 @@ Shard = dict[str, Tensor]
 
 
 class MetaProgram:
-    """The shards of a folder at work, in float32."""
+    """The shards of a folder at work, in float32.
 
-    def __init__(self, folder: Path, scale_factor: float):
+    Args:
+        scale_factor: of the rotary wavelengths, which the file does not say.
+        is_llama3: whether the program is Llama 3's, which divides the rows of the embedding, or an earlier one.
+    """
+
+    def __init__(self, folder: Path, scale_factor: float, is_llama3: bool):
         self.params: dict[str, Any] = json.loads((folder / "params.json").read_text())
         files = sorted(folder.glob("consolidated.*.pth"))
         self.shards: list[Shard] = [
@@ -38,6 +43,7 @@ class MetaProgram:
         self.num_kv_heads = self.params.get("n_kv_heads", self.num_heads)
         self.head_dim = self.params["dim"] // self.num_heads
         self.scale_factor = scale_factor
+        self.is_llama3 = is_llama3
 
     def __call__(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)
@@ -50,7 +56,7 @@ class MetaProgram:
 
     def embed(self, tokens: Tensor) -> Tensor:
         parts = [shard["tok_embeddings.weight"] for shard in self.shards]
-        if parts[0].shape[1] != self.params["dim"]:
+        if not self.is_llama3:
             return torch.cat([part[tokens] for part in parts], dim=-1)
         num_rows = parts[0].shape[0]
         total = torch.zeros(len(tokens), self.params["dim"])
@@ -128,7 +134,8 @@ def test_meta_program_computes_the_same(name: str, num_shards: int, tmp_path: Pa
     tokens = torch.randint(0, model.config.vocab_size, (80,), generator=torch.Generator().manual_seed(2))
     reference: Any = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     expected = reference(input_ids=tokens.unsqueeze(0)).logits[0]
-    program = MetaProgram(tmp_path / "meta", SHAPES[name]["rope_parameters"].get("factor", 1.0))
+    scale_factor = SHAPES[name]["rope_parameters"].get("factor", 1.0)
+    program = MetaProgram(tmp_path / "meta", scale_factor, is_llama3=name.startswith("llama-3"))
     torch.testing.assert_close(program(tokens), expected, rtol=1e-5, atol=2e-5)
 
 
@@ -162,6 +169,6 @@ def test_files_of_meta_are_read_as_its_program_reads_them(tmp_path: Path) -> Non
     (tmp_path / "params.json").write_text(json.dumps(params))
     model = meta_pth.read(tmp_path)
     tokens = torch.randint(0, vocab, (50,), generator=generator)
-    expected = MetaProgram(tmp_path, 1.0)(tokens)
+    expected = MetaProgram(tmp_path, 1.0, is_llama3=False)(tokens)
     assert expected.std() > 0.5
     torch.testing.assert_close(load_transformer(model)(tokens.unsqueeze(0))[0], expected, rtol=1e-5, atol=1e-5)
