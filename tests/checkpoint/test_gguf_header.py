@@ -70,7 +70,7 @@ def test_tensors_are_views_of_the_file(tmp_path: Path, version: int) -> None:
 
 DAMAGED = [
     (b"", "is empty"),
-    (b"GGUF", "too short"),
+    (b"GGUF", "it ends inside its header, at byte 4"),
     (b"GGML" + bytes(60), "is no GGUF file"),
     (raw_gguf(version=1), "of GGUF version 1, and Camelid reads 2 and 3"),
     (raw_gguf(version=4), "of GGUF version 4"),
@@ -84,7 +84,7 @@ DAMAGED = [
     (raw_gguf([pair("a", 7, b"\2")]), "the truth value at byte .* is 2"),
     (raw_gguf([pair("a", 9, array(7, 2, b"\1\3"))]), "a truth value of the array"),
     (raw_gguf([pair("a", 9, array(8, HUGE, b""))]), "announces 9,223,372,036,854,775,807 values"),
-    (raw_gguf([pair("a", 9, array(8, 3, text("x")))]), "too short|inside a list of texts|runs over"),
+    (raw_gguf([pair("a", 9, array(8, 3, text("x")))]), "announces 3 values, for which it is too short"),
     (raw_gguf([pair("a", 9, array(10, 1 << 60, b""))]), "announces"),
     (raw_gguf([pair("a", 9, array(99, 1, bytes(8)))]), "type 99"),
     (raw_gguf([pair("a", 9, array(9, 1, array(9, 1, array(9, 1, array(9, 1, array(0, 1, b"\0"))))))]), "nested"),

@@ -148,7 +148,8 @@ class _Cursor:
         return count
 
     def number(self, layout: struct.Struct) -> Any:
-        self.expect(1, layout.size, "number")
+        if self.place + layout.size > self.size:
+            raise self.damaged(f"it ends inside its header, at byte {self.size:,}")
         (value,) = layout.unpack_from(self.mapped, self.place)
         self.place += layout.size
         return value
@@ -172,7 +173,7 @@ class _Cursor:
                     raise self.damaged(f"the text at byte {start - 8:,} runs over its end")
                 found.append(mapped[start:place].decode())
         except struct.error as error:
-            raise self.damaged(f"it ends at byte {size:,} inside a list of texts") from error
+            raise self.damaged(f"it ends inside its header, at byte {size:,}") from error
         except UnicodeDecodeError as error:
             raise self.damaged(f"the text at byte {start:,} is not UTF-8") from error
         self.place = place
