@@ -76,3 +76,46 @@ def train_references(
     measured = facts.get("held_out_accuracy")
     right = f", right on {measured:.1%} of {facts['held_out_pages']:,} others" if measured is not None else ""
     typer.echo(f"{out}: {facts['cited_addresses']:,} cited addresses, {facts['train_pages']:,} pages{right}")
+
+
+@app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="What to fetch; a name that is not known prints those that are.")],
+    out: ProductOption,
+    version: Annotated[str | None, typer.Option("--version", help="Which release; a usual one unless given.")] = None,
+    base_url: Annotated[str | None, typer.Option("--base-url", help="A mirror of the publisher.")] = None,
+    first: Annotated[int, typer.Option("--first", min=0, help="Leave out so many files of the list.")] = 0,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Fetch only so many files.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the addresses and fetch none of them.")] = False,
+    set_: SetOption = [],  # noqa: B006
+) -> None:
+    """Get files of a public source; what is there is left alone, and what was begun goes on."""
+    from itertools import islice
+
+    from camelid.corpus.fetch import Client
+    from camelid.corpus.fetch import fetch as fetch_files
+    from camelid.corpus.fetch_settings import FetchSettings
+    from camelid.corpus.manifests import find_publisher
+    from camelid.settings import apply_overrides, validate
+
+    publisher = find_publisher(source)
+    client = Client(validate(FetchSettings, apply_overrides({}, set_), "--set"))
+    if publisher.note and base_url is None:
+        typer.echo(publisher.note, err=True)
+    listed = publisher.list_files(client, base_url or publisher.base_url, version or publisher.version)
+    files = list(islice(listed, first, None if limit is None else first + limit))
+    for file, is_new in fetch_files(files, out, client, is_listed_only=dry_run):
+        typer.echo(file.url if dry_run else f"{out / file.path}: {'fetched' if is_new else 'was there'}")
+
+
+@app.command()
+def audit(
+    corpus: Annotated[Path, typer.Argument(help="Folder of a finished corpus.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("audit.html"),
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Texts of each kind to show.")] = 5,
+) -> None:
+    """Write a page on what was kept and what was dropped, to be looked at by people."""
+    from camelid.corpus.audit import write_audit
+
+    write_audit(corpus, out, num_samples=samples)
+    typer.echo(out)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from camelid import artifact
 from camelid.artifact import Manifest
-from camelid.corpus.chain import part_path, passes_of, read_summaries, summary_path
+from camelid.corpus.chain import models_of, part_path, passes_of, read_summaries, summary_path
 from camelid.corpus.document import Document, read_document_file, write_documents
 from camelid.corpus.engine import Engine
 from camelid.corpus.ledger import LEDGER_NAME, LEDGER_SCHEMA, write_ledger
@@ -28,6 +28,7 @@ from camelid.corpus.settings import CorpusSettings
 from camelid.corpus.sources import list_files, source_root
 from camelid.corpus.splits import DUPLICATES_NAME, split_documents, write_splits
 from camelid.corpus.task import Task, Work, decision_path, plan_tasks, read_raw, write_whole
+from camelid.errors import UserError
 from camelid.progress import progress
 
 KIND = "corpus"
@@ -45,7 +46,9 @@ def corpus_identity(settings: CorpusSettings) -> dict[str, object]:
 
 
 def fingerprint_sources(settings: CorpusSettings, base: Path) -> dict[str, str]:
-    """For each source a hash over path, size and time of change of its files, which notices a change without reading.
+    """For each source, and each model or list that steps ask, a hash over path, size and time of change of its files.
+
+    A change is noticed without reading.
 
     Raises:
         UserError: a source is missing or empty.
@@ -58,7 +61,20 @@ def fingerprint_sources(settings: CorpusSettings, base: Path) -> dict[str, str]:
             status = (root / path).stat()
             listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         prints[f"raw:{source.name}"] = listing.hexdigest()
+    for name in sorted(models_of(settings)):
+        prints[f"model:{name}"] = _fingerprint_model(base / name)
     return prints
+
+
+def _fingerprint_model(path: Path) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    listing = hashlib.sha256()
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file} does not exist; make it, or mend the recipe")
+        status = file.stat()
+        listing.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return listing.hexdigest()
 
 
 def build_corpus(settings: CorpusSettings, directory: Path, *, seed: int, base: Path) -> Manifest:

@@ -13,14 +13,14 @@ from typing import Any
 
 from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
-from camelid.corpus.settings import Source
+from camelid.corpus.settings import CorpusSettings, Source
 from camelid.corpus.source_settings import BooksSource
-from camelid.corpus.steps import exact, language, overlap, paragraphs, perplexity, references
+from camelid.corpus.steps import c4, decontaminate, exact, language, overlap, paragraphs, perplexity, references
 from camelid.corpus.steps.clean import clean
 from camelid.corpus.steps.cut import cut
 from camelid.corpus.steps.pages import drop_short_pages
 from camelid.corpus.task import Task, Work
-from camelid.corpus.web_settings import CommonCrawlSource, PerplexitySettings
+from camelid.corpus.web_settings import C4Rules, C4Source, CommonCrawlSource, PerplexitySettings
 
 Step = Callable[[Iterator[Document], Work], Iterator[Document]]
 
@@ -41,9 +41,26 @@ def passes_of(source: Source) -> tuple[Pass, ...]:
     return (*first, Pass((*last.steps, *_FINISHING)))
 
 
+def models_of(settings: CorpusSettings) -> set[str]:
+    """The files and folders beside the sources that steps read, relative to the recipe's folder."""
+    found = set(settings.decontamination.files)
+    for source in settings.sources:
+        if isinstance(source, CommonCrawlSource):
+            found |= set(source.perplexity.models.values()) if source.perplexity else set()
+            found |= {source.references.model} if source.references else set()
+            found |= {source.language.model} if source.language and source.language.model else set()
+        elif isinstance(source, C4Source) and source.rules is not None:
+            found |= {source.rules.bad_words} if source.rules.bad_words else set()
+            language_settings = source.rules.language
+            found |= {language_settings.model} if language_settings and language_settings.model else set()
+    return found
+
+
 def _own_passes(source: Source) -> tuple[Pass, ...]:
     if isinstance(source, CommonCrawlSource):
         return _common_crawl(source)
+    if isinstance(source, C4Source) and source.rules is not None:
+        return _c4(source.rules)
     if isinstance(source, BooksSource) and source.max_overlap < 1:
         return (
             Pass(((overlap.NAME, partial(overlap.collect, source)),), partial(_decide_overlap, source)),
@@ -76,6 +93,15 @@ def _decide_overlap(settings: BooksSource, tasks: Sequence[Task], _folder: Path,
     return overlap.decide(settings, tasks, [part_path(task, 0) for task in tasks])
 
 
+def _c4(rules: C4Rules) -> tuple[Pass, ...]:
+    """The released generator's order."""
+    steps: list[tuple[str, Step]] = [(f"{c4.NAME}, removal", partial(c4.remove_repeated, rules))]
+    if rules.language is not None:
+        steps.append((language.NAME, partial(language.identify, rules.language)))
+    steps.append((f"{c4.NAME}, bad words", partial(c4.drop_bad_words, rules)))
+    return Pass(((c4.NAME, partial(c4.apply_page_rules, rules)),), partial(c4.decide, rules)), Pass(tuple(steps))
+
+
 def _decide_perplexity(
     settings: PerplexitySettings, number: int, tasks: Sequence[Task], _folder: Path, _engine: Engine
 ) -> dict[str, Any]:
@@ -92,7 +118,16 @@ def _clean(documents: Iterator[Document], work: Work) -> Iterator[Document]:
     return clean(documents, work.settings, work.drops)
 
 
-_FINISHING: tuple[tuple[str, Step], ...] = (("cut", _cut), ("clean", _clean), (exact.NAME, exact.write_contents))
+def _decontaminate(documents: Iterator[Document], work: Work) -> Iterator[Document]:
+    return decontaminate.find_overlap(work.settings.decontamination, documents, work)
+
+
+_FINISHING: tuple[tuple[str, Step], ...] = (
+    (decontaminate.NAME, _decontaminate),
+    ("cut", _cut),
+    ("clean", _clean),
+    (exact.NAME, exact.write_contents),
+)
 
 
 def part_path(task: Task, number: int) -> Path:

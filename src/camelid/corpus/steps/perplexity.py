@@ -76,7 +76,9 @@ def load_language_model(folder: Path) -> LanguageModel:
             raise UserError(f"{folder} holds no {name}; make it with camelid corpus train-lm, or mend the recipe")
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / PIECES_NAME))
-        return LanguageModel(pieces, kenlm.Model(str(folder / ARPA_NAME)))
+        quiet = kenlm.Config()
+        quiet.show_progress = False
+        return LanguageModel(pieces, kenlm.Model(str(folder / ARPA_NAME), quiet))
     except (OSError, RuntimeError) as error:
         raise UserError(f"{folder} cannot be loaded ({error}); make it again with camelid corpus train-lm") from error
 
