@@ -280,7 +280,7 @@ def test_memory_stays_within_a_few_tensors(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_model_larger_than_memory_is_converted(tmp_path: Path) -> None:
     limit = 1_500_000_000
-    assert write_large(tmp_path / "hf", num_layers=20, dim=2048) > 2 * limit
+    assert write_large(tmp_path / "hf", num_layers=24, dim=2048) > 2 * limit
     with pytest.raises(MemoryError):  # the limit is one: what does not stream does not fit
         resource_limited_read(tmp_path / "hf" / "model.safetensors", limit)
     for source, target, format_name, num_shards in WAYS:

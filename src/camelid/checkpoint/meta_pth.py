@@ -179,7 +179,7 @@ def _read_own_context(path: Path) -> dict[str, int]:
     except UserError:
         return {}
     length = config.get("max_sequence_length") if isinstance(config, dict) else None
-    return {"max_sequence_length": length} if isinstance(length, int) and length > 0 else {}
+    return {"max_sequence_length": length} if type(length) is int and length > 0 else {}
 
 
 def _tokenizer_folder(path: Path) -> Path:
