@@ -43,5 +43,5 @@ class ReferenceModelSettings(Settings):
     """How often the pages are gone through."""
     learning_rate: float = Field(0.1, gt=0)
     """Size of the first steps."""
-    ngram_words: int = Field(1, ge=1)
-    """Longest n-grams of words that count as words."""
+    min_word_count: int = Field(5, ge=1)
+    """Rarer words are left out."""

@@ -3,8 +3,10 @@
 import bz2
 import hashlib
 import html
+import random
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,10 @@ _MAX_PAGE_BYTES = 64 << 20
 _REFERENCE = re.compile(r"<ref(?:\s[^<>]*)?(?<!/)>(.*?)</ref\s*>", re.DOTALL | re.IGNORECASE)
 _LINK = re.compile(r"(?<![\w/])(?:https?:)?//[^\s<>\[\]|{}\"]+", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:https?:)?//(?:www\d?\.)?", re.IGNORECASE)
+
+_BLANKS = re.compile(r"[ \n\r\t\v\f\0]+")
+_LABEL = "__label__"
+_FIRST_VECTORS = 1024
 
 Keys = npt.NDArray[np.uint64]
 
@@ -231,18 +237,52 @@ def _write_examples(
 
 
 def _train(settings: ReferenceModelSettings, examples: Path, seed: int) -> Any:
+    """A fastText classifier whose bytes depend on the examples and the settings alone.
+
+    With one thread fastText fills a tenth of its input vectors and leaves the rest as memory happens to be, which shows
+    in other weights on every run or in NaN. It is therefore given a first vector for each word.
+    """
     import fasttext
 
-    return fasttext.train_supervised(
-        input=str(examples),
-        dim=settings.dimension,
-        epoch=settings.epochs,
-        lr=settings.learning_rate,
-        wordNgrams=settings.ngram_words,
-        thread=1,
-        seed=seed,
-        verbose=0,
-    )
+    vectors = examples.with_name("first.vec")
+    _write_first_vectors(settings, examples, vectors, seed)
+    try:
+        return fasttext.train_supervised(
+            input=str(examples),
+            pretrainedVectors=str(vectors),
+            dim=settings.dimension,
+            epoch=settings.epochs,
+            lr=settings.learning_rate,
+            minCount=settings.min_word_count,
+            wordNgrams=1,
+            thread=1,
+            seed=seed,
+            verbose=0,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the classifier cannot be trained ({error}); give more pages, or lower learning_rate"
+        ) from error
+    finally:
+        vectors.unlink()
+
+
+def _write_first_vectors(settings: ReferenceModelSettings, examples: Path, path: Path, seed: int) -> None:
+    counts: Counter[str] = Counter()
+    with examples.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            # fastText's words end at these blanks and no others.
+            counts.update(word for word in _BLANKS.split(line) if word and not word.startswith(_LABEL))
+            counts["</s>"] += 1
+    words = sorted(word for word, count in counts.items() if count >= settings.min_word_count)
+    rng = random.Random(seed)
+    bound = 1 / settings.dimension
+    rows = [
+        " ".join(f"{rng.uniform(-bound, bound):.5f}" for _ in range(settings.dimension)) for _ in range(_FIRST_VECTORS)
+    ]
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f"{len(words)} {settings.dimension}\n")
+        file.writelines(f"{word} {rows[zlib.crc32(word.encode()) % _FIRST_VECTORS]}\n" for word in words)
 
 
 def _measure(model: Any, held_out: Path) -> dict[str, float]:

@@ -29,4 +29,5 @@ def classify(settings: ReferenceSettings, documents: Iterator[Document], work: W
 
 def join_lines(text: str) -> str:
     """A text as one line, as the classifier reads it in training and after."""
-    return text.replace("\0", " ").replace("\n", " ")
+    # A word that looks like a label would be one.
+    return text.replace("\0", " ").replace("\n", " ").replace("__label__", "__label ")
