@@ -1,4 +1,4 @@
-"""Times llama.cpp for `inference_cpu.py`; runs under an interpreter that has llama-cpp-python, and nothing of Camelid's.
+"""Times llama.cpp for `inference_cpu.py`; runs under an interpreter that has llama-cpp-python and no Camelid.
 
     python llama_cpp_peer.py MODEL.gguf THREADS FLASH_ATTENTION
 

@@ -42,7 +42,7 @@ struct Group {
 
 #if defined(CAMELID_PORTABLE)
 #include "vector_portable.h"
-#elif defined(CAMELID_SIMDE) || (defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__))
+#elif defined(CAMELID_AVX512) || (defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__))
 #include "vector_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "vector_avx2.h"
