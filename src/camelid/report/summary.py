@@ -5,7 +5,7 @@ import statistics
 from camelid.progress import format_count, format_duration
 from camelid.report.markup import Html, element, note, section, table
 from camelid.report.run import Run
-from camelid.report.sentences import join_names, judge, rank_compressors
+from camelid.report.sentences import compressor_name, join_names, judge, rank_compressors
 from camelid.report.tables import show_source
 
 
@@ -81,8 +81,10 @@ def compare_compressors(run: Run) -> Html:
 def _quality_cards(run: Run) -> list[Html]:
     if not run.results:
         return []
-    alone = [row for row in run.results["compressors"] if not row["with_training_text"]]
-    beside = " · ".join(f"{row['name']} {row['bits_per_byte']:.2f}" for row in alone)
+    rows = run.results["compressors"]
+    informed = sorted((row for row in rows if row["with_training_text"]), key=lambda row: row["bits_per_byte"])
+    shown = [*(row for row in rows if not row["with_training_text"]), *informed[:1]]
+    beside = " · ".join(f"{compressor_name(row)} {row['bits_per_byte']:.2f}" for row in shown)
     return [_card("Held-out bits per byte", f"{run.results['bits_per_byte']:.3f}", beside, "first")]
 
 
@@ -153,4 +155,4 @@ def _machine(run: Run) -> str:
         return ""
     name = str(manifest.produced.get("cpu") or manifest.produced.get("device") or "")
     threads = manifest.produced.get("num_threads")
-    return f"{threads} threads of {name}" if name and threads else name
+    return f"{threads} {'thread' if threads == 1 else 'threads'} of {name}" if name and threads else name
