@@ -1,5 +1,6 @@
 """The Python standard library on this machine: real source code that everyone who runs Camelid already has."""
 
+import os
 import platform
 import sysconfig
 from pathlib import Path, PurePosixPath
@@ -17,8 +18,13 @@ def root() -> Path:
 
 def list_files(source: PythonLibrarySource, library: Path) -> list[str]:
     """Source files, sorted; tests, encoding tables and installed packages are left out."""
-    paths = (path.relative_to(library) for path in library.rglob("*.py") if path.is_file())
-    return sorted(path.as_posix() for path in paths if not _EXCLUDED_FOLDERS.intersection(path.parts[:-1]))
+    found = []
+    for folder, subfolders, names in os.walk(library):
+        # Never entered: site-packages may hold a hundred times as many files as the library.
+        subfolders[:] = [name for name in subfolders if name not in _EXCLUDED_FOLDERS]
+        paths = (Path(folder, name) for name in names if name.endswith(".py"))
+        found += [path.relative_to(library).as_posix() for path in paths if path.is_file()]
+    return sorted(found)
 
 
 def read_file(source: PythonLibrarySource, library: Path, path: str) -> Found:
