@@ -6,7 +6,7 @@ import typer
 
 from camelid.cli.options import OutOption, RebuildOption, RecipeArgument, SetOption, describe_run, run_stages
 
-app = typer.Typer(help="Documents become tokens in the order in which training reads them.", no_args_is_help=True)
+app = typer.Typer(help="Documents become tokens, in the order of training.", no_args_is_help=True)
 
 
 @app.callback()

@@ -19,7 +19,7 @@ class Finding:
 
 
 def doctor() -> None:
-    """Say what this machine can do, what is missing, and the command that gets it."""
+    """Say what this machine can do and what is missing. The command that gets it stands beside it."""
     from rich.console import Console
     from rich.table import Table
 

@@ -17,7 +17,7 @@ def report(
         bool, typer.Option("--model-card", help="Write a model card in Markdown instead, to standard output unless -o.")
     ] = False,
 ) -> None:
-    """Write one self-contained HTML page about a run from the files in its folder, or the card of a model."""
+    """Write a page about a run, or the card of a model. The page is one HTML file, made from the files of the run."""
     from camelid.artifact import write_text_durably
 
     if model_card:

@@ -23,7 +23,7 @@ def run(
     rebuild: RebuildOption = False,
     compare_tokenizer: CompareOption = [],  # noqa: B006
 ) -> None:
-    """Run the whole chain of a recipe, from raw text to a report; finished stages are skipped."""
+    """Run the whole chain of a recipe, from raw text to a report. Finished stages are skipped."""
     if dry_run:
         from camelid.cli.dry_run import print_plan
 

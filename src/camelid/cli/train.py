@@ -12,7 +12,7 @@ def train(
     dry_run: DryRunOption = False,
     rebuild: RebuildOption = False,
 ) -> None:
-    """Train the recipe's model, building first what it needs; an interrupted run goes on where it stopped."""
+    """Train a recipe's model, building first what it needs. An interrupted run goes on where it stopped."""
     if dry_run:
         from camelid.cli.dry_run import print_plan
 
