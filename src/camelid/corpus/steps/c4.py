@@ -69,8 +69,10 @@ def apply_page_rules(rules: C4Rules, documents: Iterator[Document], work: Work) 
             continue
         url = _hash(normalise_address(document.url))
         urls.append(url)
+        # The lowest second column stays: of lines the page decides, of spans the order does.
+        owner = url if rules.duplicates == "lines" else 0
         for key in _piece_keys(rules, lines):
-            pieces += (key, url)
+            pieces += (key, owner)
         yield replace(document, text="\n".join(lines))
     write_keys(work.path(_URLS), np.array(urls, np.uint64))
     write_keys(work.path(_PIECES), np.array(pieces, np.uint64).reshape(-1, 2))

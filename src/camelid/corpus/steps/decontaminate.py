@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -57,31 +58,39 @@ class Passages:
 
     def add(self, name: str, text: str) -> None:
         """Takes the n-grams of one text; one that is shorter than an n-gram has none."""
-        words = _WORD.findall(text.lower())
-        if len(words) >= self._length and name not in self._names:
+        plain, starts = _join_words(text)
+        if len(starts) > self._length and name not in self._names:
             self._names.append(name)
-        for start in range(len(words) - self._length + 1):
-            gram = words[start : start + self._length]
+        for start in range(len(starts) - self._length):
+            begin = starts[start]
+            gram = plain[begin : starts[start + self._length]]
             self._grams.setdefault(_hash(gram), self._names.index(name))
-            self._anchors.add(" ".join(gram[: self._anchor]))
+            self._anchors.add(plain[begin : starts[start + self._anchor]])
 
     def find(self, text: str) -> dict[str, str]:
         """The sets that share a passage with a text, each with the first passage."""
-        words = _WORD.findall(text.lower())
+        plain, starts = _join_words(text)
         found: dict[str, str] = {}
         anchors, step = self._anchors, self._anchor
-        for start in range(len(words) - self._length + 1):
+        for start in range(len(starts) - self._length):
+            begin = starts[start]
             # Hashing only what begins like a passage is several times faster than hashing every n-gram.
-            if " ".join(words[start : start + step]) in anchors:
-                gram = words[start : start + self._length]
+            if plain[begin : starts[start + step]] in anchors:
+                gram = plain[begin : starts[start + self._length]]
                 number = self._grams.get(_hash(gram))
                 if number is not None:
-                    found.setdefault(self._names[number], " ".join(gram))
+                    found.setdefault(self._names[number], gram.strip())
         return found
 
 
-def _hash(words: list[str]) -> bytes:
-    return hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()
+def _join_words(text: str) -> tuple[str, list[int]]:
+    """The words, each with a blank behind it, and where each begins and the last one ends."""
+    words = _WORD.findall(text.lower())
+    return " ".join(words) + " ", [0, *accumulate(len(word) + 1 for word in words)]
+
+
+def _hash(gram: str) -> bytes:
+    return hashlib.blake2b(gram.encode(), digest_size=8).digest()
 
 
 @cache
