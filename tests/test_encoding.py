@@ -185,6 +185,7 @@ def test_numbers_that_are_none_are_found_where_they_are(name: str) -> None:
         pattern = np.array([word[0]], word[1]).view(np.uint8)
         damaged[-3, offset : offset + pattern.size] = pattern
         row = (encoding.block_values,)
+        assert np.isfinite(decode(sound[-3], encoding, row)).all()
         assert not np.isfinite(decode(damaged[-3], encoding, row)).all()
         with pytest.raises(UserError, match=rf"^here: the .* {len(sound) - 3:,} \({name}\) is a NaN or an infinity"):
             check_finite(damaged.reshape(-1), encoding, "here")
