@@ -62,3 +62,14 @@ class BooksSource(FilesSource):
     """Number of consecutive words that make a passage."""
     keep: Literal["longest", "first"] = "longest"
     """Which of overlapping books stays."""
+
+
+class ArxivSource(FilesSource):
+    """arXiv's sources as it ships them: a gzipped tar or a gzipped TeX file for each paper, also in its bulk tars."""
+
+    kind: Literal["arxiv"]
+    """Says that this source is arXiv."""
+    appendices: bool = False
+    """Whether appendices are kept."""
+    without_sections: bool = True
+    """Whether a paper without any section is kept, from the end of its abstract on."""

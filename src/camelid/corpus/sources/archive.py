@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -42,18 +43,19 @@ class _Header(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
-def iterate_tar(path: Path) -> Iterator[Member]:
-    """The regular files of a tar archive, plain or compressed, in its order.
+def iterate_tar(source: Path | bytes) -> Iterator[Member]:
+    """The regular files of a tar archive, plain or compressed, in its order; bytes are those of a plain one.
 
     Raises:
         EOFError, OSError, tarfile.TarError, zlib.error, zstandard.ZstdError: it is damaged; the members that were
             yielded before are whole.
     """
     with contextlib.ExitStack() as stack:
-        file: IO[bytes] = stack.enter_context(path.open("rb"))
-        if path.name.endswith(".zst"):
+        file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(source.open("rb"))
+        name = ".tar" if isinstance(source, bytes) else source.name
+        if name.endswith(".zst"):
             file = zstandard.ZstdDecompressor().stream_reader(file)
-        mode = "r|" if path.name.endswith((".tar", ".zst")) else "r|*"
+        mode = "r|" if name.endswith((".tar", ".zst")) else "r|*"
         archive = stack.enter_context(
             tarfile.open(fileobj=file, mode=mode, tarinfo=_Header, errors="replace")  # type: ignore[call-overload]
         )
