@@ -1,129 +1,37 @@
 """The engine on a model that reads its cache back: whatever happens to a request, it writes what it writes alone."""
 
 import random
-from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 import pytest
-from fake_model import VOCAB_SIZE, FakeRunner, FakeTokenizer, decode_alone, write_alone
+from fake_model import FakeRunner, write_alone
+from random_schedules import CONTEXT, run_schedules
 
-from camelid.inference.engine import Engine
-from camelid.inference.request import Event, SamplingSettings
-from camelid.inference.speculative import Drafter, LookupDrafter, ModelDrafter
-
-TOKENIZER = FakeTokenizer()
-CONTEXT = 64
+from camelid.inference.request import SamplingSettings
 
 
-class Schedule:
-    """Random requests to an engine, their events by request, and what was given up."""
+@dataclass
+class FakeModel:
+    """Repeats itself mostly after `period` tokens."""
 
-    def __init__(self, seed: int):
-        self.rng = rng = random.Random(seed)
-        self.period = rng.choice((0, 3, 7))
-        page_size = rng.choice((1, 4, 8))
-        num_pages = rng.randint(64 // page_size, 130 // page_size)
-        max_sequences = rng.randint(1, 6)
-        self.runner = FakeRunner(num_pages, page_size, CONTEXT, self.period)
-        max_step_tokens = max_sequences + rng.randint(0, 40)
-        self.drafter = self.make_drafter(max_sequences, max_step_tokens)
-        self.engine = Engine(
-            self.runner, TOKENIZER, max_sequences=max_sequences, max_step_tokens=max_step_tokens, drafter=self.drafter
-        )
-        self.prefix = self.some_tokens(rng.randint(0, 30))
-        self.requests: dict[int, tuple[list[int], SamplingSettings]] = {}
-        self.events: dict[int, list[Event]] = defaultdict(list)
-        self.given_up: set[int] = set()
+    period: int
 
-    def make_drafter(self, max_sequences: int, max_step_tokens: int) -> Drafter | None:
-        kind = self.rng.choice(("none", "lookup", "model", "wrong model"))
-        if kind == "none":
-            return None
-        if kind == "lookup":
-            return LookupDrafter(max_rows=self.rng.randint(2, 20))
-        draft_period = self.period if kind == "model" else self.period + 1
-        runner = FakeRunner(self.rng.randint(2, 40), 4, self.rng.randint(20, CONTEXT), draft_period)
-        return ModelDrafter(
-            runner,
-            VOCAB_SIZE,
-            max_rows=self.rng.randint(2, 20),
-            max_sequences=max_sequences,
-            max_step_tokens=max_step_tokens,
-        )
+    def make_runner(self, num_pages: int, page_size: int) -> FakeRunner:
+        return FakeRunner(num_pages, page_size, CONTEXT, self.period)
 
-    def some_tokens(self, count: int) -> list[int]:
-        return [self.rng.randrange(4, VOCAB_SIZE) for _ in range(count)]
+    def make_draft_runner(self, rng: random.Random) -> FakeRunner:
+        period = self.period + rng.randint(0, 1)
+        return FakeRunner(rng.randint(2, 40), 4, rng.randint(20, CONTEXT), period)
 
-    def settings(self) -> SamplingSettings:
-        rng = self.rng
-        chosen = {"max_tokens": rng.randint(1, 40), "ignore_eos": rng.random() < 0.5, "seed": rng.randrange(5)}
-        if rng.random() < 0.5:
-            return SamplingSettings.model_validate({**chosen, "temperature": 0.0})
-        penalties = {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.2}
-        extra = penalties if rng.random() < 0.5 else {"top_k": rng.choice((0, 5)), "min_p": rng.choice((0, 0.1))}
-        return SamplingSettings.model_validate({**chosen, "temperature": 0.9, **extra})
-
-    def arrive(self) -> None:
-        prompt = [0, *self.prefix[: self.rng.randint(0, 30)], *self.some_tokens(self.rng.randint(0, 20))]
-        settings = self.settings()
-        self.requests[self.engine.add_request(prompt, settings)] = (prompt, settings)
-
-    def step(self) -> None:
-        for event in self.engine.step():
-            self.events[event.request_id].append(event)
-
-    def run(self) -> None:
-        for _ in range(self.rng.randint(1, 10)):
-            for _ in range(self.rng.randint(0, 2)):
-                self.arrive()
-            if self.requests and self.rng.random() < 0.1:
-                victim = self.rng.choice(list(self.requests))
-                self.given_up.add(victim)
-                self.engine.abort(victim)
-            self.step()
-            self.engine.check_integrity()
-        while self.engine.has_work:
-            self.step()
-        self.step()
-        self.check()
-
-    def check(self) -> None:
-        self.engine.check_integrity()
-        assert self.engine.statistics.num_pages_held == 0
-        if isinstance(self.drafter, ModelDrafter):
-            self.drafter.check_integrity()
-            assert self.drafter.num_pages_held == 0
-        for request_id, (prompt, settings) in self.requests.items():
-            events = self.events[request_id]
-            tokens = [token for event in events for token in event.tokens]
-            expected, reason = write_alone(prompt, settings, CONTEXT, self.period)
-            assert [event.finish_reason for event in events[:-1]] == [None] * (len(events) - 1)
-            if events[-1].finish_reason == "abort":
-                assert request_id in self.given_up
-                assert tokens == expected[: len(tokens)]
-            else:
-                assert (tokens, events[-1].finish_reason) == (expected, reason)
-                assert "".join(event.text for event in events) == decode_alone(tokens)
+    def write_alone(self, prompt: list[int], settings: SamplingSettings) -> tuple[list[int], str]:
+        return write_alone(prompt, settings, CONTEXT, self.period)
 
 
 @pytest.mark.parametrize("block", range(6))
 def test_random_schedules_write_what_is_written_alone(block: int) -> None:
-    run_schedules(range(block * 50, block * 50 + 50))
+    run_schedules((seed, FakeModel((0, 3, 7)[seed % 3])) for seed in range(block * 50, block * 50 + 50))
 
 
 @pytest.mark.slow
 def test_many_more_random_schedules() -> None:
-    run_schedules(range(300, 5000))
-
-
-def run_schedules(seeds: range) -> None:
-    totals: Counter[str] = Counter()
-    for seed in seeds:
-        schedule = Schedule(seed)
-        try:
-            schedule.run()
-        except AssertionError as error:
-            raise AssertionError(f"schedule {seed}: {error}") from error
-        counts = schedule.engine.statistics
-        totals += Counter({name: getattr(counts, name) for name in ("num_reused", "num_preemptions", "num_accepted")})
-    # The schedules are hard enough to mean something.
-    assert min(totals.values()) > len(seeds) / 5, totals
+    run_schedules((seed, FakeModel((0, 3, 7)[seed % 3])) for seed in range(300, 5000))

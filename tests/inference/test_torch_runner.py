@@ -1,38 +1,23 @@
 """The torch runner over the parity matrix: logits from pages are those of the whole text, however it is cut."""
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from parity_configs import CONFIGS
+from random_model import make_model
 from torch import Tensor
 
 from camelid.checkpoint.load import load_transformer
-from camelid.checkpoint.stored import StoredModel, StoredTensor
-from camelid.encoding import ENCODINGS, encode
 from camelid.errors import UserError
 from camelid.inference.runners.torch_linear import BlockLinear
 from camelid.inference.runners.torch_runner import TorchRunner
 from camelid.inference.step import Step
-from camelid.model.config import ModelConfig
 from camelid.model.llama import Transformer
-from camelid.planning.shapes import parameter_shapes
 
 PAGE_SIZE = 4
-
-
-def make_model(config: ModelConfig, encoding: str = "f32") -> StoredModel:
-    rng = np.random.default_rng(7)
-    tensors = {}
-    for name, shape in parameter_shapes(config).items():
-        values = (rng.standard_normal(shape) * (0.1 if len(shape) > 1 else 1)).astype(np.float32)
-        chosen = ENCODINGS[encoding if len(shape) > 1 else "f32"]
-        data = encode(values, chosen)
-        tensors[name] = StoredTensor(name, shape, chosen, lambda data=data: data)  # type: ignore[misc]
-    return StoredModel(Path("random"), "gguf", config, tensors, lambda: pytest.fail("it has no tokenizer"))
 
 
 @pytest.fixture(params=CONFIGS)
