@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from command_line import CommandLine
 from tiny import write_tiny_recipe
 
 from camelid.pipeline import Run, run_chain
@@ -30,3 +31,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run(recipe, folder / "run", base, {})
     run_chain(run, "report")
     return run.directory
+
+
+@pytest.fixture
+def camelid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Runs `camelid` in the test's own process."""
+    return CommandLine(monkeypatch, capsys)

@@ -1,7 +1,7 @@
 """SmolLM2 as it is shipped (Q4_1), computed by Camelid in float32 and by transformers on the same numbers.
 
-The weights are decoded by the `gguf` package and laid out by names written here: neither Camelid's reader nor its decoder
-is on transformers' side.
+The weights are decoded by the `gguf` package and laid out by names written here: neither Camelid's reader nor its
+decoder is on transformers' side.
 """
 
 from typing import Any
