@@ -34,7 +34,7 @@ MAX_TABLE_GROWTH = 40
 SPARE_BYTES = 1 << 20
 
 fuzzed = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-fuzzed_long = settings(max_examples=4_000, deadline=None, suppress_health_check=list(HealthCheck))
+fuzzed_long = settings(max_examples=2_000, deadline=None, suppress_health_check=list(HealthCheck))
 
 # Places are shares of the length, so that examples stay meaningful for files of any length.
 PLACES = st.floats(0, 1, exclude_max=True)
