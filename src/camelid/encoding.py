@@ -134,7 +134,7 @@ def encode(values: Values, encoding: Encoding) -> Bytes:
             not finite.
     """
     if encoding.name not in _ENCODERS:
-        raise ValueError(f"{encoding.name} can be read and not written; choose one of {', '.join(_ENCODERS)}")
+        raise ValueError(f"{encoding.name} can be read and not written; choose one of {', '.join(WRITTEN_ENCODINGS)}")
     num_bytes = encoding.num_bytes(values.shape)
     blocks = np.ascontiguousarray(values, "<f4").reshape(-1, encoding.block_values)
     if encoding.name == "f32":
@@ -387,3 +387,6 @@ _ENCODERS: dict[str, Callable[[Values], Bytes]] = {
     "q4_0": _encode_q4_0,
     "q4_1": _encode_q4_1,
 }
+
+WRITTEN_ENCODINGS = tuple(_ENCODERS)
+"""Names of those that `encode` writes."""

@@ -144,7 +144,7 @@ def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
 def test_tensors_that_are_missing_or_too_many_are_refused(tmp_path: Path) -> None:
     weights = random_weights(CONFIG)
     bias = {**weights, "blk.0.attn_q.bias": np.ones(64, np.float32)}
-    with pytest.raises(UserError, match=r"tensor 'blk.0.attn_q.bias' is none of a LLaMA model"):
+    with pytest.raises(UserError, match=r"tensor 'blk.0.attn_q.bias' has no place in a LLaMA model"):
         gguf.read(write_gguf(tmp_path / "bias.gguf", bias, general_metadata(CONFIG)))
     lacking = {name: weight for name, weight in weights.items() if name != "blk.1.ffn_up.weight"}
     with pytest.raises(UserError, match=r"tensor layers.1.feed_forward.w3.weight \(96 x 64\) is missing"):

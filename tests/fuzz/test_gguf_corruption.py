@@ -76,9 +76,11 @@ DAMAGES = st.lists(
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("sound")
+    weights = random_weights(SMALL)
+    factors = np.array([1, 1, 1.5, 8], np.float32)  # two wavelengths kept, one between, one stretched
     return [
-        write_gguf(folder / f"{kind}.gguf", random_weights(SMALL), general_metadata(SMALL), kind).read_bytes()
-        for kind in ("f32", "q4_1")
+        write_gguf(folder / f"{kind}.gguf", {**more, **weights}, general_metadata(SMALL), kind).read_bytes()
+        for kind, more in (("f32", {}), ("q4_1", {}), ("f16", {"rope_freqs.weight": factors}))
     ]
 
 
@@ -124,14 +126,14 @@ def test_sound_files_are_accepted(sound: list[bytes], tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 1), DAMAGES)
+@given(st.integers(0, 2), DAMAGES)
 def test_damage_is_survived(sound: list[bytes], tmp_path: Path, which: int, damages: list[Damage]) -> None:
     fuzz(sound, tmp_path / "model.gguf", which, damages)
 
 
 @pytest.mark.slow
 @settings(max_examples=5_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 1), DAMAGES)
+@given(st.integers(0, 2), DAMAGES)
 def test_much_damage_is_survived(sound: list[bytes], tmp_path: Path, which: int, damages: list[Damage]) -> None:
     fuzz(sound, tmp_path / "model.gguf", which, damages)
 

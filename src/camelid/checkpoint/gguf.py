@@ -97,7 +97,7 @@ def _store(file: GgufFile, gguf: str, info: TensorInfo, config: ModelConfig) -> 
     name = from_gguf(gguf)
     if name is None:
         raise UserError(
-            f"{file.path}: tensor {show(gguf)} is none of a LLaMA model, so Camelid would compute something else "
+            f"{file.path}: tensor {show(gguf)} has no place in a LLaMA model, and Camelid would compute something else "
             "without it; take another model"
         )
     data = file.view(info)

@@ -95,7 +95,7 @@ def read_config(
     architecture = metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise UserError(
-            f"{path} holds a model of the architecture {architecture!r}; Camelid runs {ARCHITECTURE!r} only"
+            f"{path} holds a model of the architecture {show(architecture)}; Camelid runs {ARCHITECTURE!r} only"
         )
     keys = _LlamaKeys(metadata, path)
     keys.refuse_unknown()

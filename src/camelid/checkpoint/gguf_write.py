@@ -23,10 +23,8 @@ from camelid.checkpoint.recode import recode_pieces
 from camelid.checkpoint.rope_factors import TENSOR_NAME as ROPE_FACTORS
 from camelid.checkpoint.rope_factors import rope_factors
 from camelid.checkpoint.stored import StoredModel, StoredTensor
-from camelid.encoding import ENCODINGS, Encoding
+from camelid.encoding import ENCODINGS, WRITTEN_ENCODINGS, Encoding
 from camelid.errors import UserError
-
-WRITTEN_ENCODINGS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
 
 _QUANTIZATION_VERSION = 2
 _UNUSED_TOKEN = 5

@@ -81,7 +81,7 @@ def _candidates(
     longest_kept = float(turns[kept >= 1 - _BLENDED].min(initial=math.inf))
     shortest_stretched = float(turns[kept <= _BLENDED].max(initial=0))
     if is_blended.sum() >= 2:
-        slope, constant = np.polyfit(turns[is_blended], kept[is_blended], 1)  # kept = (turns - low) / (high - low)
+        slope, constant = _fit_line(turns[is_blended], kept[is_blended])  # kept = (turns - low) / (high - low)
         if slope > 0 > constant:
             low, high = -constant / slope, (1 - constant) / slope
             if original_length is None:
@@ -97,6 +97,14 @@ def _candidates(
         # Any bounds between the last wavelength kept and the first stretched do.
         ratio = min(longest_kept / shortest_stretched, 8.0)
         yield shortest_stretched * ratio ** (1 / 3), shortest_stretched * ratio ** (2 / 3), length
+
+
+def _fit_line(x: Factors, y: Factors) -> tuple[float, float]:
+    """Slope and constant with the least squares; level where all x are equal."""
+    distances = x - x.mean()
+    spread = float(distances @ distances)
+    slope = float(distances @ y) / spread if spread else 0.0
+    return slope, float(y.mean() - slope * x.mean())
 
 
 def _scaling(factor: float, low: float, high: float, length: int) -> RopeScaling | None:
