@@ -4,7 +4,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from camelid.corpus.source_settings import ArxivSource, BooksSource, FilesSource, StackExchangeSource, WikipediaSource
+from camelid.corpus.source_settings import (
+    ArxivSource,
+    BooksSource,
+    FilesSource,
+    GithubSource,
+    StackExchangeSource,
+    WikipediaSource,
+)
 from camelid.corpus.web_settings import C4Source, CommonCrawlSource, DecontaminationSettings
 from camelid.settings import Settings
 
@@ -37,6 +44,7 @@ Source = Annotated[
     FolderSource
     | CommonCrawlSource
     | C4Source
+    | GithubSource
     | ArxivSource
     | BooksSource
     | StackExchangeSource

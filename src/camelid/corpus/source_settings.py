@@ -73,3 +73,47 @@ class ArxivSource(FilesSource):
     """Whether appendices are kept."""
     without_sections: bool = True
     """Whether a paper without any section is kept, from the end of its abstract on."""
+
+
+class CodeQuality(Settings):
+    """When a source file is too odd to learn from; the figures are RedPajama's."""
+
+    max_line_length: int = Field(1000, ge=1)
+    """Files with a longer line are dropped."""
+    max_mean_line_length: float = Field(100, gt=0)
+    """Files whose lines are longer on average are dropped."""
+    min_alphanumeric_share: float = Field(0.25, ge=0, le=1)
+    """Files with a smaller share of letters and digits among their characters are dropped."""
+    min_letters_per_token: float = Field(1.5, ge=0)
+    """Files with fewer letters for each word, number or mark are dropped."""
+    max_bytes: int = Field(1 << 20, ge=1)
+    """Larger files are dropped unread."""
+    suffixes: tuple[str, ...] = (
+        ".asm", ".awk", ".bash", ".bat", ".c", ".cc", ".clj", ".cmake", ".cmd", ".coffee", ".cpp", ".cs", ".css",
+        ".cxx", ".d", ".dart", ".el", ".erl", ".ex", ".exs", ".f", ".f03", ".f08", ".f77", ".f90", ".f95", ".fs",
+        ".go", ".gradle", ".groovy", ".h", ".hh", ".hpp", ".hrl", ".hs", ".html", ".hxx", ".java", ".jl", ".js",
+        ".jsx", ".kt", ".less", ".lisp", ".lua", ".m", ".markdown", ".md", ".ml", ".mli", ".mm", ".nim", ".pas",
+        ".php", ".pl", ".pm", ".proto", ".ps1", ".py", ".pyx", ".r", ".rb", ".rs", ".rst", ".sass", ".scala", ".scm",
+        ".scss", ".sh", ".sql", ".swift", ".tcl", ".tex", ".ts", ".tsx", ".vb", ".vhd", ".vim", ".zig", ".zsh",
+        "Dockerfile", "Makefile", "CMakeLists.txt",
+    )  # fmt: skip
+    """Endings of the files that are read, upper and lower case alike; an empty list reads all."""
+
+
+class GithubSource(FilesSource):
+    """Source code: folders and tar archives of repositories, and BigQuery exports as JSON lines or Parquet."""
+
+    kind: Literal["github"]
+    """Says that this source is code."""
+    licences: tuple[str, ...] = ("Apache", "BSD", "MIT")
+    """SPDX names of the licences that are kept; a name stands for its versions too, as `BSD` for `BSD-3-Clause`."""
+    content_field: str = "content"
+    """Field of an export that holds the text."""
+    licence_field: str = "license"
+    """Field of an export that holds the licence's name."""
+    path_field: str = "path"
+    """Field of an export that holds the file's path, also looked for with `sample_` before it."""
+    repository_field: str = "repo_name"
+    """Field of an export that holds the repository's name, also looked for with `sample_` before it."""
+    quality: CodeQuality = CodeQuality()
+    """When a file is too odd to learn from."""
