@@ -94,7 +94,7 @@ class _Message:
     body: bytes
     """As it lies in the record."""
     http: bytes = b""
-    """The record again as WARC, empty where it holds no HTTP message."""
+    """The record again as WARC, where the body is still to be decoded."""
 
 
 def _parse_message(record: ArchiveRecord, block: bytes) -> _Message:
@@ -115,7 +115,10 @@ def _parse_message(record: ArchiveRecord, block: bytes) -> _Message:
     parsed = _parse_http(http, "none")
     body = parsed.reader.read()
     media_type = (parsed.http_content_type or "").lower() or _sniff(body)
-    return _Message(parsed.http_headers.status_code or 0, media_type, parsed.http_charset, body, http)
+    names = {name.lower() for name, _ in parsed.http_headers.items()}
+    is_encoded = not names.isdisjoint(("content-encoding", "transfer-encoding"))
+    status = parsed.http_headers.status_code or 0
+    return _Message(status, media_type, parsed.http_charset, body, http if is_encoded else b"")
 
 
 def _decode_body(http: bytes) -> bytes:

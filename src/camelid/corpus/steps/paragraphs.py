@@ -24,6 +24,8 @@ from camelid.corpus.web_settings import ParagraphSettings
 
 NAME = "paragraphs"
 _KEY_BYTES = 8
+_REMEMBERED_BYTES = 100
+_MOST_REMEMBERED = 1 << 16
 _NUMBER = re.compile(rb"00+")
 _BLANK = hashlib.sha1(b"", usedforsecurity=False).digest()[:_KEY_BYTES]
 
@@ -36,16 +38,28 @@ def make_keys(normalisation: str) -> Callable[[str], list[bytes]]:
         normalisation: as in `ParagraphSettings`.
     """
     folding = Folding(fold_as_paper if normalisation == "paper" else fold_as_released)
-    sha1 = hashlib.sha1
+    key_of = _KeysOfLines().__getitem__
 
     def keys(text: str) -> list[bytes]:
         folded = folding(text)
         if normalisation == "paper":
             # A number is one placeholder, however long it is.
             folded = _NUMBER.sub(b"0", folded)
-        return [sha1(line.strip(), usedforsecurity=False).digest()[:_KEY_BYTES] for line in folded.split(b"\n")]
+        return list(map(key_of, folded.split(b"\n")))
 
     return keys
+
+
+class _KeysOfLines(dict[bytes, bytes]):
+    """Keys that were made lately: much of the web is the same few lines, and looking up is ten times faster."""
+
+    def __missing__(self, line: bytes) -> bytes:
+        key = hashlib.sha1(line.strip(), usedforsecurity=False).digest()[:_KEY_BYTES]
+        if len(line) <= _REMEMBERED_BYTES:
+            if len(self) >= _MOST_REMEMBERED:
+                self.clear()
+            self[line] = key
+        return key
 
 
 def collect(settings: ParagraphSettings, documents: Iterator[Document], work: Work) -> Iterator[Document]:
