@@ -69,7 +69,7 @@ class Peer:
         return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _silence(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
     pass
 

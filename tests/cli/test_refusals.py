@@ -96,7 +96,7 @@ def test_disk_that_is_full_in_the_middle_of_writing(own_run: Path, command: str,
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-    words = [*command.split(), own_run.parent / "tiny.toml", "--out", own_run]
+    words = [*command.split(), str(own_run.parent / "tiny.toml"), "--out", str(own_run)]
     child = subprocess.run(
         [sys.executable, "-m", "camelid", *words], preexec_fn=limit, capture_output=True, text=True, timeout=120
     )
