@@ -35,9 +35,8 @@ int main(int, char** arguments) {
         if (kind < 0) {
             camelid_model_set_gain(&model, layer, role, reinterpret_cast<const float*>(bytes.data()));
         } else {
-            Matrix* matrix = new Matrix(Kind(kind), rows, columns);
+            Matrix* matrix = camelid_model_make_matrix(&model, layer, role, kind, rows, columns);
             camelid_matrix_pack(matrix, &pool, kind, bytes.data(), 0, rows);
-            camelid_model_set_matrix(&model, layer, role, matrix);
         }
     }
     for (int count = read_int(); count > 0; --count) {

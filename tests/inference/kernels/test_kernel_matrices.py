@@ -8,7 +8,7 @@ from small_models import Floats
 from twins import quantise_activations, quantised_linear
 
 from camelid.encoding import ENCODINGS, decode, encode
-from camelid.inference.kernels.library import KINDS, Matrix, Pool, load_kernels
+from camelid.inference.kernels.library import KINDS, Matrix, Pool, load_kernels, make_matrix
 
 QUANTISED = ("q4_0", "q4_1", "q8_0")
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 17, 31, 97, 300)
@@ -24,7 +24,7 @@ def draw(*shape: int, seed: int = 0) -> Floats:
 
 
 def pack(pool: Pool, encoding: str, data: NDArray[np.uint8], num_rows: int, num_columns: int) -> Matrix:
-    return Matrix(pool, encoding, num_rows, num_columns).pack(encoding, data, 0, num_rows)
+    return make_matrix(pool, encoding, num_rows, num_columns).pack(encoding, data, 0, num_rows)
 
 
 def draw_blocks(encoding: str, num_rows: int, num_columns: int, scale: float) -> NDArray[np.uint8]:
@@ -111,7 +111,7 @@ def test_activations_are_rounded_as_the_twin_rounds(pool: Pool) -> None:
 def test_float_rows_become_int8_as_near_as_a_scale_in_half_precision_allows(pool: Pool) -> None:
     values = draw(40, 96)
     values[7, :32] = 0
-    matrix = Matrix(pool, "q8_0", 40, 96)
+    matrix = make_matrix(pool, "q8_0", 40, 96)
     matrix.pack("f32", values[:32].view(np.uint8), 0, 32).pack("f32", values[32:].view(np.uint8), 32, 8)
     decoded = np.stack([matrix.decode_row(row) for row in range(40)])
     steps = np.abs(values).reshape(40, 3, 32).max(-1) / 127
@@ -121,7 +121,7 @@ def test_float_rows_become_int8_as_near_as_a_scale_in_half_precision_allows(pool
 def test_what_was_decoded_from_int8_is_found_again(pool: Pool) -> None:
     data = encode(draw(32, 96), ENCODINGS["q8_0"])
     expected = decode(data, ENCODINGS["q8_0"], (32, 96))
-    matrix = Matrix(pool, "q8_0", 32, 96).pack("f32", np.ascontiguousarray(expected).view(np.uint8), 0, 32)
+    matrix = make_matrix(pool, "q8_0", 32, 96).pack("f32", np.ascontiguousarray(expected).view(np.uint8), 0, 32)
     np.testing.assert_array_equal(np.stack([matrix.decode_row(row) for row in range(32)]), expected)
 
 

@@ -1,9 +1,7 @@
 // The C interface of the kernels. Objects are made and destroyed by their functions; a function that can fail returns a
 // null pointer or a number other than zero when memory runs out.
 
-#include <chrono>
-
-#include "model.h"
+#include "measure.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -36,8 +34,14 @@ EXPORT Pool* camelid_pool_create(int num_threads) {
 }
 EXPORT void camelid_pool_destroy(Pool* pool) { delete pool; }
 
-EXPORT Matrix* camelid_matrix_create(int kind, int num_rows, int num_columns) {
-    return make_or_null([=] { return new Matrix(Kind(kind), num_rows, num_columns); });
+EXPORT Arena* camelid_arena_create() {
+    return make_or_null([] { return new Arena; });
+}
+EXPORT void camelid_arena_destroy(Arena* arena) { delete arena; }
+
+// A matrix whose weights lie in an arena, which must outlive it.
+EXPORT Matrix* camelid_matrix_create(int kind, int num_rows, int num_columns, Arena* arena) {
+    return make_or_null([=] { return new Matrix(Kind(kind), num_rows, num_columns, *arena); });
 }
 EXPORT void camelid_matrix_destroy(Matrix* matrix) { delete matrix; }
 EXPORT size_t camelid_matrix_bytes(const Matrix* matrix) { return matrix->num_bytes(); }
@@ -69,10 +73,14 @@ EXPORT Model* camelid_model_create(const Shape* shape, const float* frequencies,
 }
 EXPORT void camelid_model_destroy(Model* model) { delete model; }
 
-// Takes the matrix over. Layer -1 holds the embedding (role 0) and the head (1); others hold query, key, value, output,
-// gate, up and down in this order.
-EXPORT void camelid_model_set_matrix(Model* model, int layer, int role, Matrix* matrix) {
-    matrix_of(*model, layer, role).reset(matrix);
+// A matrix of the model, which owns it. Layer -1 holds the embedding (role 0) and the head (1); others hold query, key,
+// value, output, gate, up and down in this order.
+EXPORT Matrix* camelid_model_make_matrix(Model* model, int layer, int role, int kind, int num_rows, int num_columns) {
+    return make_or_null([=] {
+        std::unique_ptr<Matrix>& place = matrix_of(*model, layer, role);
+        place = std::make_unique<Matrix>(Kind(kind), num_rows, num_columns, model->arena);
+        return place.get();
+    });
 }
 
 // Copies a norm's gains [D]. Layer -1 holds the last norm; others hold those before attention (role 0) and feed-forward (1).
@@ -93,4 +101,10 @@ EXPORT int camelid_model_run(Model* model, const Step* step, float* logits) {
     } catch (...) {
         return 1;
     }
+}
+
+EXPORT size_t camelid_model_read(Model* model) { return read_weights(*model); }
+// Multiplications with additions per second.
+EXPORT double camelid_measure_products(Pool* pool, int kind, int num_rounds) {
+    return measure_products(*pool, Kind(kind), num_rounds);
 }

@@ -30,7 +30,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "instruction_set": (ctypes.c_char_p, ()),
     "pool_create": (_pointer, (_int,)),
     "pool_destroy": (None, (_pointer,)),
-    "matrix_create": (_pointer, (_int, _int, _int)),
+    "arena_create": (_pointer, ()),
+    "arena_destroy": (None, (_pointer,)),
+    "matrix_create": (_pointer, (_int, _int, _int, _pointer)),
     "matrix_destroy": (None, (_pointer,)),
     "matrix_bytes": (_size, (_pointer,)),
     "matrix_pack": (None, (_pointer, _pointer, _int, _pointer, _int, _int)),
@@ -38,9 +40,11 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "matrix_multiply": (_int, (_pointer, _pointer, _pointer, _int, _pointer)),
     "model_create": (_pointer, (_pointer, _pointer, _pointer)),
     "model_destroy": (None, (_pointer,)),
-    "model_set_matrix": (None, (_pointer, _int, _int, _pointer)),
+    "model_make_matrix": (_pointer, (_pointer, _int, _int, _int, _int, _int)),
     "model_set_gain": (None, (_pointer, _int, _int, _pointer)),
     "model_find_fault": (ctypes.c_char_p, (_pointer, _pointer)),
+    "model_read": (_size, (_pointer,)),
+    "measure_products": (ctypes.c_double, (_pointer, _int, _int)),
     "model_run": (_int, (_pointer, _pointer, _pointer)),
 }
 
@@ -110,36 +114,39 @@ class Pool:
         self.handle = kernels.create("pool_create", num_threads)
         weakref.finalize(self, kernels.call, "pool_destroy", self.handle)
 
+    def measure_products(self, kind: str, num_rounds: int = 2000) -> float:
+        """Multiplications with their additions per second that all threads reach together, without reading memory."""
+        return float(self.kernels.call("measure_products", self.handle, KINDS.index(kind), num_rounds))
+
 
 class Matrix:
-    """The weights of a linear layer, packed."""
+    """The packed weights of a linear layer, in memory that somebody else owns."""
 
-    def __init__(self, pool: Pool, kind: str, num_rows: int, num_columns: int):
-        self.pool = pool
+    def __init__(self, pool: Pool, handle: int, kind: str, shape: tuple[int, int]):
+        self._pool = pool
+        self._handle = handle
         self.kind = kind
-        self.shape = (num_rows, num_columns)
-        self.handle = pool.kernels.create("matrix_create", KINDS.index(kind), num_rows, num_columns)
-        self._finalizer = weakref.finalize(self, pool.kernels.call, "matrix_destroy", self.handle)
+        self.shape = shape
 
     @property
     def num_bytes(self) -> int:
         """Size in memory."""
-        return int(self.pool.kernels.call("matrix_bytes", self.handle))
+        return int(self._pool.kernels.call("matrix_bytes", self._handle))
 
     def pack(self, source: str, rows: Bytes, first_row: int, num_rows: int) -> Self:
         """Packs `num_rows` rows, flat and in row order, from `first_row` on, a multiple of 16."""
         assert first_row % LANES == 0
         assert first_row + num_rows <= self.shape[0]
         rows = np.ascontiguousarray(rows)
-        self.pool.kernels.call(
-            "matrix_pack", self.handle, self.pool.handle, SOURCES.index(source), rows.ctypes.data, first_row, num_rows
+        self._pool.kernels.call(
+            "matrix_pack", self._handle, self._pool.handle, SOURCES.index(source), rows.ctypes.data, first_row, num_rows
         )
         return self
 
     def decode_row(self, row: int) -> Floats:
         """The weights of one row [K]."""
         values = np.empty(self.shape[1], np.float32)
-        self.pool.kernels.call("matrix_decode_row", self.handle, row, values.ctypes.data)
+        self._pool.kernels.call("matrix_decode_row", self._handle, row, values.ctypes.data)
         return values
 
     def multiply(self, values: Floats) -> Floats:
@@ -147,14 +154,24 @@ class Matrix:
         values = np.ascontiguousarray(values, np.float32)
         assert values.shape[1] == self.shape[1]
         results = np.empty((len(values), self.shape[0]), np.float32)
-        failed = self.pool.kernels.call(
-            "matrix_multiply", self.handle, self.pool.handle, values.ctypes.data, len(values), results.ctypes.data
+        failed = self._pool.kernels.call(
+            "matrix_multiply", self._handle, self._pool.handle, values.ctypes.data, len(values), results.ctypes.data
         )
         if failed:
             raise MemoryError(f"no memory for {len(values):,} rows of activations")
         return results
 
-    def hand_over(self) -> int:
-        """The C++ object, which the caller owns from now on."""
-        self._finalizer.detach()
-        return self.handle
+
+def make_matrix(pool: Pool, kind: str, num_rows: int, num_columns: int) -> Matrix:
+    """A matrix that stands alone, with memory of its own."""
+    kernels = pool.kernels
+    arena = kernels.create("arena_create")
+    handle = kernels.create("matrix_create", KINDS.index(kind), num_rows, num_columns, arena)
+    matrix = Matrix(pool, handle, kind, (num_rows, num_columns))
+    weakref.finalize(matrix, _destroy_matrix, kernels, handle, arena)
+    return matrix
+
+
+def _destroy_matrix(kernels: Kernels, handle: int, arena: int) -> None:
+    kernels.call("matrix_destroy", handle)
+    kernels.call("arena_destroy", arena)

@@ -45,18 +45,18 @@ struct Matrix {
     Kind kind;
     int num_rows, num_columns, num_panels;
     size_t panel_bytes;
-    Memory memory;
+    uint8_t* panels;
 
-    Matrix(Kind kind, int num_rows, int num_columns)
+    Matrix(Kind kind, int num_rows, int num_columns, Arena& arena)
         : kind(kind), num_rows(num_rows), num_columns(num_columns), num_panels((num_rows + LANES - 1) / LANES) {
         panel_bytes = is_quantised(kind) ? num_groups() * group_bytes(kind)
                                          : size_t(num_columns) * LANES * (kind == Kind::f32 ? 4 : 2);
-        memory = Memory(num_bytes());
+        panels = arena.allocate(num_bytes());
     }
 
     int num_groups() const { return num_columns / GROUP; }
     size_t num_bytes() const { return panel_bytes * num_panels; }
-    uint8_t* panel(int index) const { return memory.get() + panel_bytes * index; }
+    uint8_t* panel(int index) const { return panels + panel_bytes * index; }
 };
 
 namespace packing {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace camelid {
 
@@ -48,6 +49,28 @@ private:
     void* mapped_ = nullptr;
     size_t mapped_bytes_ = 0;
     uint8_t* start_ = nullptr;
+};
+
+// Hands out pieces of large stretches of memory, so that small ones lie in large pages too; all go back together.
+class Arena {
+public:
+    uint8_t* allocate(size_t num_bytes) {
+        const size_t size = (num_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        if (size > STRETCH / 4) return stretches_.emplace_back(size).get();
+        if (size > left_) {
+            next_ = stretches_.emplace_back(STRETCH).get();
+            left_ = STRETCH;
+        }
+        left_ -= size;
+        return std::exchange(next_, next_ + size);
+    }
+
+private:
+    static constexpr size_t STRETCH = size_t(32) << 20, ALIGNMENT = 4096;
+
+    std::vector<Memory> stretches_;
+    uint8_t* next_ = nullptr;
+    size_t left_ = 0;
 };
 
 // An array that grows and forgets: what it held is lost when it does.

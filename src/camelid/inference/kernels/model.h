@@ -41,6 +41,7 @@ public:
     }
 
     const Shape shape;
+    Arena arena;
     std::vector<Layer> layers;
     std::unique_ptr<Matrix> embedding, head;  // no head: the embedding is it
     std::vector<float> final_gain;

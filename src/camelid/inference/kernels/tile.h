@@ -31,6 +31,7 @@ CAMELID_INLINE void multiply_floats(const typename Type::Stored* weights, ptrdif
     CAMELID_UNROLL
     for (int n = 0; n < N; ++n) totals[n] = load(sums + n * sums_stride);
     for (int k = 0; k < count; ++k, weights += weight_stride, tokens += step) {
+        prefetch<sizeof(*weights) * LANES>(weights);
         const Float weight = Type::load(weights);
         CAMELID_UNROLL
         for (int n = 0; n < N; ++n) totals[n] = fma(weight, broadcast(tokens[n * token_stride]), totals[n]);
@@ -53,6 +54,7 @@ void multiply_quantised_tile(const uint8_t* groups, int num_columns, const Tile&
     for (int group = 0; group < num_columns / GROUP; ++group, groups += group_bytes(kind)) {
         const auto* halves = reinterpret_cast<const uint16_t*>(groups);
         const int place = group * N;
+        prefetch<int(group_bytes(kind))>(groups);
         const Group x = {all.values + place * GROUP, all.words + place * GROUP, all.nibble_starts + place,
                          all.byte_starts + place};
         Int dots[N];

@@ -30,6 +30,16 @@ CAMELID_INLINE int32_t load_int32(const void* address) {
     return value;
 }
 
+// Weights are asked for so far ahead of their use: further than a processor looks ahead by itself, which brings decoding from
+// 70 to 90 % of the speed of merely reading them.
+constexpr int PREFETCH_BYTES = 2048;
+
+template <int num_bytes>
+CAMELID_INLINE void prefetch(const void* from) {
+    CAMELID_UNROLL
+    for (int i = 0; i < num_bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + PREFETCH_BYTES + i);
+}
+
 // A group of N tokens' activations.
 struct Group {
     const int8_t* values;          // [N][32]

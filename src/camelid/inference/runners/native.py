@@ -122,6 +122,12 @@ class NativeRunner:
             raise MemoryError(f"no memory for a step of {len(step.tokens):,} tokens")
         return logits
 
+    def read_weights(self) -> int:
+        """Merely reads what a forward pass reads of the weights, with the same threads; returns the number of bytes."""
+        with self._lock:
+            assert self._handle is not None
+            return int(self._kernels.call("model_read", self._handle))
+
     def close(self) -> None:
         """Gives weights and cache back to the system."""
         with self._lock:
@@ -151,16 +157,20 @@ class NativeRunner:
             gain = np.ascontiguousarray(decode(tensor.read(), tensor.encoding, tensor.shape))
             self._kernels.call("model_set_gain", self._handle, layer, role, gain.ctypes.data)
         else:
-            self._kernels.call("model_set_matrix", self._handle, layer, role, self._pack(tensor).hand_over())
+            self._pack(tensor, layer, role)
 
-    def _pack(self, tensor: StoredTensor) -> Matrix:
+    def _pack(self, tensor: StoredTensor, layer: int, role: int) -> None:
         encoding, (num_rows, num_columns) = tensor.encoding, tensor.shape
+        kind = _KINDS.get(encoding.name, _REQUANTISED)
+        handle = self._kernels.create(
+            "model_make_matrix", self._handle, layer, role, KINDS.index(kind), num_rows, num_columns
+        )
+        matrix = Matrix(self._pool, handle, kind, (num_rows, num_columns))
         if encoding.name in _KINDS:
-            return Matrix(self._pool, _KINDS[encoding.name], num_rows, num_columns).pack(
-                encoding.name, tensor.read(), 0, num_rows
-            )
-        self.requantised[encoding.name] += 1
-        return _requantise(self._pool, tensor)
+            matrix.pack(encoding.name, tensor.read(), 0, num_rows)
+        else:
+            self.requantised[encoding.name] += 1
+            _requantise(tensor, matrix)
 
 
 def rotary_frequencies(config: ModelConfig) -> NDArray[np.float32]:
@@ -190,9 +200,8 @@ def cache_bytes(config: ModelConfig, num_pages: int, page_size: int) -> int:
     return config.num_layers * num_pages * page_size * config.num_kv_heads * channels * 2
 
 
-def _requantise(pool: Pool, tensor: StoredTensor) -> Matrix:
+def _requantise(tensor: StoredTensor, matrix: Matrix) -> None:
     num_rows, num_columns = tensor.shape
-    matrix = Matrix(pool, _REQUANTISED, num_rows, num_columns)
     row_bytes = tensor.encoding.row_bytes(num_columns)
     data = tensor.read().reshape(-1)
     step = max(1, _DECODED_VALUES // num_columns // LANES) * LANES
@@ -200,7 +209,6 @@ def _requantise(pool: Pool, tensor: StoredTensor) -> Matrix:
         count = min(step, num_rows - row)
         values = decode(data[row * row_bytes :][: count * row_bytes], tensor.encoding, (count, num_columns))
         matrix.pack("f32", values.view(np.uint8), row, count)
-    return matrix
 
 
 def _find_place(name: str) -> tuple[int, int]:
