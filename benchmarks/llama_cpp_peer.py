@@ -6,6 +6,10 @@ Reads one measurement a line and answers with its wall and processor seconds:
 
     prompt T          one pass over T tokens
     decode T S        T tokens of each of S sequences, one of each a pass, after 16 tokens of each
+
+    python llama_cpp_peer.py --quantize FROM.gguf TO.gguf q4_0|q8_0
+
+requantises a model instead.
 """
 
 import ctypes
@@ -74,9 +78,16 @@ def _silence(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
     pass
 
 
-def main() -> None:
+def quantize(source: str, target: str, encoding: str) -> None:
+    """Writes the model again, all matrices in one encoding."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = {"q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0}[encoding]
+    params.allow_requantize = params.pure = True
+    assert llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)) == 0
+
+
+def answer(path: str, num_threads: str, flash_attention: str) -> None:
     """Answers until the input ends."""
-    path, num_threads, flash_attention = sys.argv[1:]
     peer = Peer(path, int(num_threads), int(flash_attention))
     print("ready", flush=True)
     for line in sys.stdin:
@@ -86,4 +97,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == "--quantize":
+        quantize(*sys.argv[2:])
+    else:
+        answer(*sys.argv[1:])
