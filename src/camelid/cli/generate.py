@@ -1,10 +1,13 @@
 """`camelid generate`: a prompt becomes text."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from camelid.cli.options import DraftOption, ModelOption, RunnerOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from camelid.inference.engine import Statistics
 
 
 def generate(
@@ -51,24 +54,21 @@ def generate(
         if not as_json:
             sys.stdout.write(piece)
             sys.stdout.flush()
-    seconds = time.perf_counter() - start
-    statistics = llama.engine.statistics
+    speed = {"seconds": time.perf_counter() - start, "seconds_to_first_text": first}
     if as_json:
-        record = {
-            "prompt": text,
-            "text": "".join(pieces),
-            "num_prompt_tokens": statistics.num_prompt_tokens,
-            "num_tokens": statistics.num_tokens,
-            "seconds": seconds,
-            "seconds_to_first_text": first,
-            "accept_rate": statistics.accept_rate,
-            **sampling,
+        counts = {
+            name: getattr(llama.engine.statistics, name) for name in ("num_prompt_tokens", "num_tokens", "accept_rate")
         }
+        record = {"prompt": text, "text": "".join(pieces), **counts, **speed, **sampling}
         typer.echo(json.dumps(record, ensure_ascii=False))
-        return
-    sys.stdout.write("\n")
+    else:
+        sys.stdout.write("\n")
+        sys.stderr.write(_say_speed(llama.engine.statistics, **speed))
+
+
+def _say_speed(statistics: "Statistics", seconds: float, seconds_to_first_text: float) -> str:
     drafted = f", {statistics.accept_rate:.0%} of the guesses right" if statistics.num_drafted else ""
-    sys.stderr.write(
+    return (
         f"{statistics.num_tokens} tokens in {seconds:.1f} s, {statistics.num_tokens / seconds:.0f} tokens/s, the first "
-        f"after {first:.2f} s{drafted}\n"
+        f"after {seconds_to_first_text:.2f} s{drafted}\n"
     )
