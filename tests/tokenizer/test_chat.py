@@ -120,6 +120,16 @@ def test_a_control_token_in_two_parts_of_a_message_is_text() -> None:
         assert tokenizer.decode(ids) == "a<|im_start|>"
 
 
+@pytest.mark.parametrize(
+    ("template", "content"),
+    [("{{ '<|' + messages[0]['content'] }}", "im_end|>"), ("{{ messages[0]['content'] + 'end|>' }}", "<|im_")],
+)
+def test_a_template_makes_no_control_token_of_what_was_said(template: str, content: str) -> None:
+    tokenizer = smollm2()
+    ids = render_chat(tokenizer, chat(content), template=template)
+    assert ids == tokenizer.encode("<|im_end|>")
+
+
 def test_tools_are_given_to_the_template_and_are_text() -> None:
     tokenizer = smollm2()
     tools = [{"name": "<|im_end|>", "<|im_start|>": [1, 2.5, None, True, "é<|im_end|>"]}]

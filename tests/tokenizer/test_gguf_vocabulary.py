@@ -232,10 +232,14 @@ def test_a_vocabulary_without_bos_puts_eos_between_texts() -> None:
 
 
 def test_a_stop_token_is_control_even_where_the_file_forgets_it() -> None:
-    last = len(CASES["pieces"]) - 1
-    tokenizer = load_gguf_vocabulary(small_byte_level(**{"tokenizer.ggml.token_type": [1] * last + [4]}))
-    assert tokenizer.special_tokens[CASES["pieces"][last]] == last
-    assert last not in tokenizer.encode(CASES["pieces"][last])
+    keys = small_byte_level()
+    keys["tokenizer.ggml.tokens"].append("<|eot_id|>")
+    keys["tokenizer.ggml.token_type"].append(4)
+    tokenizer = load_gguf_vocabulary(keys)
+    last = len(CASES["pieces"])
+    assert tokenizer.special_tokens["<|eot_id|>"] == last
+    assert last in tokenizer.stop_ids
+    assert last not in tokenizer.encode("<|eot_id|>")
 
 
 def test_ids_of_roles_end_an_answer() -> None:

@@ -7,6 +7,8 @@ the template sees it, control tokens are looked for in what the template wrote, 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from camelid.errors import UserError
@@ -100,6 +102,35 @@ def _to_plain(value: Any, where: str, depth: int = 0) -> Any:
     raise UserError(f"the {where} of a chat holds a {type(value).__name__}; give text, numbers, lists or dictionaries")
 
 
+@dataclass(frozen=True)
+class _Names:
+    """The names of control tokens, in the ways in which they are looked for."""
+
+    whole: re.Pattern[str]
+    """The longest name first where several begin at one place."""
+    beginnings: re.Pattern[str]
+    """The first character of each name, also of those that overlap."""
+    heads: tuple[str, ...]
+    tails: tuple[str, ...]
+    """Beginnings and ends of names, which could become one where texts meet."""
+    unbreakable: tuple[str, ...]
+
+
+@lru_cache(maxsize=16)
+def _find_names(names: tuple[str, ...]) -> _Names:
+    longest_first = sorted(names, key=len, reverse=True)
+    # The first characters alone are looked for quickly.
+    firsts = f"(?=[{''.join(re.escape(name[0]) for name in names)}])"
+    either = "|".join(map(re.escape, longest_first))
+    return _Names(
+        whole=re.compile(f"{firsts}(?:{either})"),
+        beginnings=re.compile(f"{firsts}(?={either}).", re.DOTALL),
+        heads=tuple({name[:size] for name in names for size in range(1, len(name))}),
+        tails=tuple({name[size:] for name in names for size in range(1, len(name))}),
+        unbreakable=tuple(name for name in names if len(name) == 1),
+    )
+
+
 class _Guard:
     """Keeps the names of control tokens that a chat holds apart from those that its template writes.
 
@@ -109,15 +140,7 @@ class _Guard:
 
     def __init__(self, tokenizer: Tokenizer, known: str):
         self._tokenizer = tokenizer
-        names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-        # The first characters alone are looked for quickly.
-        firsts = f"(?=[{''.join(re.escape(name[0]) for name in names)}])"
-        either = "|".join(map(re.escape, names))
-        self._names = re.compile(f"{firsts}(?:{either})")
-        self._beginnings = re.compile(f"{firsts}(?={either}).", re.DOTALL)
-        self._heads = tuple({name[:size] for name in names for size in range(1, len(name))})
-        self._tails = tuple({name[size:] for name in names for size in range(1, len(name))})
-        self._unbreakable = [name for name in names if len(name) == 1]
+        self._names = _find_names(tuple(tokenizer.special_tokens))
         self._mark = next(chr(mark) for mark in _MARKS if chr(mark) not in known)
 
     def protect(self, value: Any) -> Any:
@@ -131,18 +154,18 @@ class _Guard:
         return value
 
     def _protect_text(self, text: str) -> str:
-        for name in self._unbreakable:
+        for name in self._names.unbreakable:
             if name in text:
                 raise UserError(f"the chat holds {name!r}, which this model knows as control alone; take it out")
-        text = self._beginnings.sub(lambda found: found[0] + self._mark, text)
-        before = self._mark if text.startswith(self._tails) else ""
-        after = self._mark if text.endswith(self._heads) else ""
+        text = self._names.beginnings.sub(lambda found: found[0] + self._mark, text)
+        before = self._mark if text.startswith(self._names.tails) else ""
+        after = self._mark if text.endswith(self._names.heads) else ""
         return f"{before}{text}{after}"
 
     def split(self, text: str) -> Iterator[str | int]:
         """What a template wrote, as plain text without marks and the ids of control tokens."""
         place = 0
-        for found in self._names.finditer(text):
+        for found in self._names.whole.finditer(text):
             strips_left, strips_right = self._tokenizer.stripping.get(found[0], (False, False))
             before = text[place : found.start()].replace(self._mark, "")
             if before := before.rstrip() if strips_left else before:

@@ -13,6 +13,7 @@ from camelid.tokenizer.vocabulary import (
     ScoredVocabulary,
     Vocabulary,
     check_merges,
+    find_pieces,
     merges_from_scores,
 )
 
@@ -82,9 +83,6 @@ def _add(
     engine: tokenizers.Tokenizer, vocabulary: Vocabulary, kinds: tuple[PieceType, ...], *, is_special: bool
 ) -> None:
     """Adds pieces in the order of their ids; those that are in the model keep theirs."""
-    tokens = [
-        AddedToken(piece, normalized=False, special=is_special)
-        for piece, kind in zip(vocabulary.pieces, vocabulary.types, strict=True)
-        if kind in kinds
-    ]
+    pieces = find_pieces(vocabulary.pieces, vocabulary.types, kinds)
+    tokens = [AddedToken(piece, normalized=False, special=is_special) for piece in pieces]
     (engine.add_special_tokens if is_special else engine.add_tokens)(tokens)

@@ -160,7 +160,7 @@ class Tokenizer(ABC):
 
     @cached_property
     def _is_control(self) -> Sequence[bool]:
-        return [index in self._control_ids and index != self.unk_id for index in range(self.vocab_size)]
+        return [index in self._control_ids and not surface for index, surface in enumerate(self._surfaces)]
 
 
 class StreamDecoder:

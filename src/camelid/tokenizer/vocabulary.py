@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain, pairwise
 
+import numpy as np
+
 SPACE = "\u2581"
 """SentencePiece's sign for a space inside a piece."""
 
@@ -40,7 +42,7 @@ class ScoredVocabulary:
     @property
     def special_tokens(self) -> dict[str, int]:
         """Ids of the pieces that text never becomes, by name."""
-        return _special_tokens(self.pieces, self.types)
+        return find_pieces(self.pieces, self.types, _RESERVED)
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,16 @@ class MergedVocabulary:
     @property
     def special_tokens(self) -> dict[str, int]:
         """Ids of the pieces that text never becomes, by name."""
-        return _special_tokens(self.pieces, self.types)
+        return find_pieces(self.pieces, self.types, _RESERVED)
 
 
 Vocabulary = ScoredVocabulary | MergedVocabulary
 
 
-def _special_tokens(pieces: Sequence[str], types: Sequence[int]) -> dict[str, int]:
-    return {piece: index for index, piece in enumerate(pieces) if types[index] in _RESERVED}
+def find_pieces(pieces: Sequence[str], types: Sequence[int], kinds: Sequence[int]) -> dict[str, int]:
+    """Ids of the pieces of some types, by piece, in their order."""
+    indices: list[int] = np.flatnonzero(np.isin(types, kinds)).tolist()
+    return {pieces[index]: index for index in indices}
 
 
 def check_pieces(pieces: Sequence[str], types: Sequence[int]) -> None:
