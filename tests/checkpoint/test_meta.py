@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_checkpoints import write_huggingface
 
-from camelid.checkpoint import hf_safetensors, meta_pth
+from camelid.checkpoint import hf_safetensors, meta_pth, native
 from camelid.checkpoint.bounded import Fields
 from camelid.checkpoint.meta_params import ffn_hidden_dim_of, from_meta_params, to_meta_params
 from camelid.errors import UserError
@@ -231,11 +231,22 @@ def test_context_length_is_published_or_noted(folder: Path) -> None:
         assert meta_pth.read(folder).config.max_sequence_length == 4096
 
 
-def test_tokenizer_one_folder_above(folder: Path, shared_data: Path) -> None:
+def test_tokenizer_one_folder_above(folder: Path, shared_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tokenizer"):
         meta_pth.read(folder).load_tokenizer()
     shutil.copy(shared_data / "models" / "llama-tokenizer" / "tokenizer.model", folder.parent / "tokenizer.model")
-    assert meta_pth.read(folder).load_tokenizer().vocab_size == 32000
+    (folder.parent / "LICENSE").write_text("of all sizes", encoding="utf-8")
+    model = meta_pth.read(folder)
+    assert model.load_tokenizer().vocab_size == 32000
+    native.write(model, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.model").is_file()
+    assert (tmp_path / "out" / "LICENSE").read_text(encoding="utf-8") == "of all sizes"
+
+
+def test_licence_of_what_lies_around_is_not_the_models(folder: Path, tmp_path: Path) -> None:
+    (folder.parent / "LICENSE").write_text("of a program", encoding="utf-8")
+    native.write(meta_pth.read(folder), tmp_path / "out")
+    assert not (tmp_path / "out" / "LICENSE").exists()
 
 
 def test_params_that_are_missing_or_damaged(folder: Path) -> None:

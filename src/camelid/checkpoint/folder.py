@@ -76,12 +76,10 @@ def add_companions(model: StoredModel, folder: Path, is_json_wanted: bool) -> No
     Raises:
         UserError: the tokenizer cannot be written as a file.
     """
+    source = find_tokenizer_folder(model.path) if model.format == "meta" else model.path
     for name in COMPANIONS:
-        source = model.path / name
-        if model.format == "meta" and not source.is_file():
-            source = model.path.parent / name  # LLaMA 1 and 2: one tokenizer and licence for all sizes
-        if source.is_file():
-            shutil.copyfile(source, folder / name)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
     is_copied = any((folder / name).is_file() for name in TOKENIZER_NAMES)
     if is_copied and (not is_json_wanted or (folder / "tokenizer.json").is_file()):
         return
@@ -96,3 +94,9 @@ def add_companions(model: StoredModel, folder: Path, is_json_wanted: bool) -> No
     except UserError:
         if not is_copied:
             raise
+
+
+def find_tokenizer_folder(path: Path) -> Path:
+    """A model's folder, or the one above, where LLaMA 1 and 2 keep one tokenizer and licence for all sizes."""
+    is_here = any((path / name).is_file() for name in TOKENIZER_NAMES)
+    return path if is_here or not (path.parent / "tokenizer.model").is_file() else path.parent

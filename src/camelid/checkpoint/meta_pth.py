@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from camelid import artifact
 from camelid.checkpoint.bounded import Fields, read_json, show
 from camelid.checkpoint.expected import have_equal_bytes, match_tensors, say_shape
-from camelid.checkpoint.folder import KIND, publish_model
+from camelid.checkpoint.folder import KIND, find_tokenizer_folder, publish_model
 from camelid.checkpoint.meta_params import LLAMA3_THETA, from_meta_params, to_meta_params
 from camelid.checkpoint.names import order_as_halves, order_as_pairs
 from camelid.checkpoint.stored import StoredModel, StoredTensor
@@ -77,7 +77,7 @@ def read(path: Path) -> StoredModel:
         format="meta",
         config=config.model_copy(update=_read_own_context(path)),
         tensors={name: order_as_halves(tensor, config) for name, tensor in matched.items()},
-        load_tokenizer=lambda: load_tokenizer(_tokenizer_folder(path)),
+        load_tokenizer=lambda: load_tokenizer(find_tokenizer_folder(path)),
     )
 
 
@@ -180,12 +180,6 @@ def _read_own_context(path: Path) -> dict[str, int]:
         return {}
     length = config.get("max_sequence_length") if isinstance(config, dict) else None
     return {"max_sequence_length": length} if type(length) is int and length > 0 else {}
-
-
-def _tokenizer_folder(path: Path) -> Path:
-    """The folder itself, or the one above, where LLaMA 1 and 2 keep one tokenizer for all sizes."""
-    is_here = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
-    return path if is_here else path.parent
 
 
 def write(model: StoredModel, path: Path, num_shards: int = 1) -> None:
