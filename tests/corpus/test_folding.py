@@ -12,9 +12,7 @@ from camelid.corpus.folding import Folding, fold_as_paper, fold_as_released, fol
 from camelid.corpus.steps.paragraphs import make_keys
 
 _FOLDS = [fold_as_paper, fold_as_released, fold_for_model]
-_TEXTS = st.text(
-    st.one_of(st.characters(codec="utf-8"), st.sampled_from("aZ9 \n\t.,-é«１…Ж")), max_size=60
-)
+_TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("aZ9 \n\t.,-é«１…Ж")), max_size=60)
 
 
 @pytest.mark.parametrize("fold", _FOLDS)

@@ -1,5 +1,6 @@
 """Perplexity: KenLM's own scores, percentiles of a crawl, and good text below bad text."""
 
+import gzip
 import random
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sentencepiece
+from typer.testing import CliRunner
 from web_pages import write_wet
 
 from camelid import artifact
+from camelid.cli.corpus import app
 from camelid.corpus.build import build_corpus
 from camelid.corpus.document import read_documents
 from camelid.corpus.language_model import train_language_model
@@ -23,8 +26,6 @@ from camelid.errors import UserError
 
 
 def _sentences(shared_data: Path, number: int) -> list[str]:
-    import gzip
-
     text = gzip.decompress((shared_data / "text/wikitext-2-raw/wiki.test.raw.gz").read_bytes()).decode()
     return [line.strip() for line in text.splitlines() if len(line) > 200][:number]
 
@@ -110,6 +111,24 @@ def test_buckets_are_measured_on_the_crawl(model_folder: Path, shared_data: Path
     assert all(score >= middle for score in tail)
     _, fixed = _build(tmp_path, "fixed", cutoffs={"en": [1.0, values[10]]})
     assert sorted(fixed.values()) == values[:10]
+
+
+def test_the_command_trains_on_a_corpus(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    for number in range(40):
+        words = " ".join(f"word{(number * n) % 23} and more" for n in range(60))
+        (tmp_path / "text" / f"{number}.txt").write_text(f"{words}.\nA second line of text {number}.")
+    sources = [{"kind": "folder", "name": "notes", "path": "text"}]
+    chosen = CorpusSettings.model_validate({"sources": sources, "num_workers": 1})
+    build_corpus(chosen, tmp_path / "corpus", seed=0, base=tmp_path)
+    words_of_command = ["train-lm", str(tmp_path / "corpus"), "--out", str(tmp_path / "lm"), "--set", "vocab_size=100"]
+    done = CliRunner().invoke(app, [*words_of_command, "--set", "order=3"])
+    assert done.exit_code == 0, done.output
+    assert "n-grams by order" in done.stdout
+    assert load_language_model(tmp_path / "lm").perplexity("word1 and more word2 and more") < 100
+    again = CliRunner().invoke(app, [*words_of_command, "--set", "ordr=3"])
+    assert isinstance(again.exception, UserError)
+    assert "did you mean 'order'" in str(again.exception)
 
 
 def test_a_missing_model_is_said(tmp_path: Path) -> None:

@@ -20,13 +20,21 @@ import pyarrow.parquet as pq
 
 from camelid import artifact
 from camelid.artifact import Manifest
-from camelid.corpus.chain import models_of, part_path, passes_of, read_summaries, summary_path
+from camelid.corpus.chain import (
+    models_of,
+    part_path,
+    passes_of,
+    read_summaries,
+    summary_path,
+    uses_installed_language_model,
+)
 from camelid.corpus.document import Document, read_document_file, write_documents
 from camelid.corpus.engine import Engine
 from camelid.corpus.ledger import LEDGER_NAME, LEDGER_SCHEMA, write_ledger
 from camelid.corpus.settings import CorpusSettings
 from camelid.corpus.sources import list_files, source_root
 from camelid.corpus.splits import DUPLICATES_NAME, split_documents, write_splits
+from camelid.corpus.steps.language import find_language_model
 from camelid.corpus.task import Task, Work, decision_path, plan_tasks, read_raw, write_whole
 from camelid.errors import UserError
 from camelid.progress import progress
@@ -63,6 +71,8 @@ def fingerprint_sources(settings: CorpusSettings, base: Path) -> dict[str, str]:
         prints[f"raw:{source.name}"] = listing.hexdigest()
     for name in sorted(models_of(settings)):
         prints[f"model:{name}"] = _fingerprint_model(base / name)
+    if uses_installed_language_model(settings):
+        prints["model:lid.176"] = artifact.hash_file(find_language_model(None, base))
     return prints
 
 

@@ -20,7 +20,7 @@ from camelid.corpus.steps.clean import clean
 from camelid.corpus.steps.cut import cut
 from camelid.corpus.steps.pages import drop_short_pages
 from camelid.corpus.task import Task, Work
-from camelid.corpus.web_settings import C4Rules, C4Source, CommonCrawlSource, PerplexitySettings
+from camelid.corpus.web_settings import C4Rules, C4Source, CommonCrawlSource, LanguageSettings, PerplexitySettings
 
 Step = Callable[[Iterator[Document], Work], Iterator[Document]]
 
@@ -44,16 +44,30 @@ def passes_of(source: Source) -> tuple[Pass, ...]:
 def models_of(settings: CorpusSettings) -> set[str]:
     """The files and folders beside the sources that steps read, relative to the recipe's folder."""
     found = set(settings.decontamination.files)
+    found |= {chosen.model for chosen in _language_settings(settings) if chosen.model is not None}
     for source in settings.sources:
         if isinstance(source, CommonCrawlSource):
             found |= set(source.perplexity.models.values()) if source.perplexity else set()
             found |= {source.references.model} if source.references else set()
-            found |= {source.language.model} if source.language and source.language.model else set()
-        elif isinstance(source, C4Source) and source.rules is not None:
-            found |= {source.rules.bad_words} if source.rules.bad_words else set()
-            language_settings = source.rules.language
-            found |= {language_settings.model} if language_settings and language_settings.model else set()
+        elif isinstance(source, C4Source) and source.rules is not None and source.rules.bad_words:
+            found.add(source.rules.bad_words)
     return found
+
+
+def uses_installed_language_model(settings: CorpusSettings) -> bool:
+    """Whether a step asks the language model that lies in an installed package."""
+    return any(chosen.model is None for chosen in _language_settings(settings))
+
+
+def _language_settings(settings: CorpusSettings) -> Iterator[LanguageSettings]:
+    for source in settings.sources:
+        chosen: LanguageSettings | None = None
+        if isinstance(source, CommonCrawlSource):
+            chosen = source.language
+        elif isinstance(source, C4Source) and source.rules is not None:
+            chosen = source.rules.language
+        if chosen is not None:
+            yield chosen
 
 
 def _own_passes(source: Source) -> tuple[Pass, ...]:

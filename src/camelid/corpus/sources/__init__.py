@@ -73,5 +73,5 @@ def _reader(source: Source) -> Reader:
     except ModuleNotFoundError as error:
         raise UserError(
             f"source {source.name!r} of kind {source.kind!r} needs the package {error.name}, which is not installed; "
-            "install camelid[corpus]"
+            "run: pip install 'camelid[corpus]'"
         ) from error
