@@ -1,11 +1,8 @@
 """Any folder of text files, JSON lines and Parquet, plain or compressed, also inside tar archives."""
 
-import contextlib
 import gzip
 import io
 import json
-import tarfile
-import zlib
 from pathlib import Path
 from typing import IO, cast
 
@@ -14,11 +11,10 @@ import pyarrow.parquet as pq
 import zstandard
 
 from camelid.corpus.settings import FolderSource
+from camelid.corpus.sources.archive import READ_ERRORS, TAR_SUFFIXES, iterate_tar
 from camelid.corpus.sources.record import Found, RawRecord, Unreadable, decode
 
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _COMPRESSED = (".gz", ".zst")
-_READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 
 def list_files(source: FolderSource, folder: Path) -> list[str]:
@@ -38,7 +34,7 @@ def list_hidden_free(folder: Path) -> list[str]:
 
 def read_file(source: FolderSource, root: Path, path: str) -> Found:
     """The records of one file; what cannot be read is yielded as such, and the rest is kept."""
-    if path.endswith(_ARCHIVES):
+    if path.endswith(TAR_SUFFIXES):
         yield from _read_archive(source, root, path)
         return
     if path.endswith(".parquet"):
@@ -72,7 +68,7 @@ def _read_text(source: FolderSource, stream: IO[bytes], path: str) -> Found:
         # One read of the compressed file at a time: what stands before a damaged place comes through.
         while piece := cast(io.BufferedIOBase, stream).read1(1 << 16):
             data += piece
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         damage = error
     try:
         text = decode(bytes(data))
@@ -96,7 +92,7 @@ def _read_json_lines(source: FolderSource, stream: IO[bytes], path: str) -> Foun
         for offset, line in enumerate(stream):
             if line.strip():
                 yield _parse_line(source, line, path, offset)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         yield Unreadable(path, offset + 1, "damaged", f"{error} after line {offset + 1:,}; the lines before were kept")
 
 
@@ -153,16 +149,8 @@ def _read_parquet(source: FolderSource, file: Path, path: str) -> Found:
 def _read_archive(source: FolderSource, root: Path, path: str) -> Found:
     num_members = 0
     try:
-        with contextlib.ExitStack() as stack:
-            file: IO[bytes] = stack.enter_context((root / path).open("rb"))
-            if path.endswith(".zst"):
-                file = zstandard.ZstdDecompressor().stream_reader(file)
-            mode = "r|gz" if path.endswith("gz") else "r|"
-            archive = stack.enter_context(tarfile.open(fileobj=file, mode=mode))  # type: ignore[call-overload]
-            for member in archive:
-                stream = archive.extractfile(member) if member.isfile() else None
-                if stream is not None:
-                    yield from _read_stream(source, stream, f"{path}!{member.name}")
-                    num_members += 1
-    except (*_READ_ERRORS, tarfile.TarError, OSError) as error:
+        for member in iterate_tar(root / path):
+            yield from _read_stream(source, member.stream, f"{path}!{member.name}")
+            num_members += 1
+    except READ_ERRORS as error:
         yield Unreadable(path, num_members, "damaged", f"{error} after {num_members} members, which were kept")
