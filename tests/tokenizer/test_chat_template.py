@@ -114,7 +114,7 @@ def test_a_template_fills_no_memory(template: str) -> None:
     ("template", "message"),
     [
         ("{% for %}", "stops: Expected"),
-        ("{{ raise_exception('roles must alternate') }}", "stops: roles must alternate; change the messages"),
+        ("{{ raise_exception('roles must\\nalternate') }}", "stops: roles must alternate; change the messages"),
         ("{{ messages[0]['content'] + 1 }}", r"fails on these messages \(TypeError"),
         ("{{ missing.part }}", "stops: 'missing' is undefined"),
         ("{{ 1 // 0 }}", "fails on these messages .ZeroDivisionError"),
@@ -125,5 +125,6 @@ def test_a_template_fills_no_memory(template: str) -> None:
     ],
 )
 def test_a_template_that_does_not_work_is_refused(template: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as refusal:
         render_template(template, VARIABLES)
+    assert "\n" not in str(refusal.value)

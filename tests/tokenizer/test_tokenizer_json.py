@@ -120,6 +120,11 @@ def test_files_beside_the_vocabulary_have_their_say(llama3: Path, tmp_path: Path
     assert not tokenizer.adds_bos
     assert tokenizer.eos_id == tokenizer.special_tokens["<|end_of_text|>"]
     assert 7 in tokenizer.stop_ids
+    change(folder, "tokenizer_config.json", add_bos_token=True, bos_token=None)
+    assert not load_tokenizer(folder).adds_bos  # as in transformers, where nothing says what BOS is
+    change(folder, "config.json", eos_token_id=10**6)
+    with pytest.raises(UserError, match="its stop token 1,000,000 is not among its"):
+        load_tokenizer(folder)
 
 
 def test_the_template_called_default_is_taken(llama3: Path, tmp_path: Path) -> None:

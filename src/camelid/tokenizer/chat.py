@@ -59,6 +59,8 @@ def render_chat(
     source = find_template(tokenizer, template)
     if not messages:
         raise UserError("the chat has no message; begin with one of the user")
+    if taken := {"messages", "add_generation_prompt"}.intersection(variables or ()):
+        raise UserError(f"the chat's variables hold {taken.pop()!r}, which is given otherwise; leave it out")
     chat = [_read_message(message) for message in messages]
     others = {name: _to_plain(value, name) for name, value in (variables or {}).items()}
     guard = _Guard(tokenizer, json.dumps([chat, others], ensure_ascii=False) + source)

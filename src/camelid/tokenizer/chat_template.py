@@ -70,13 +70,18 @@ def render_template(template: str, variables: Mapping[str, Any]) -> str:
             pieces.append(piece)
         return "".join(pieces)
     except TemplateError as error:
-        raise UserError(f"the model's chat template stops: {error}; change the messages, or the template") from error
+        reason = _in_one_line(error.message or "")
+        raise UserError(f"the model's chat template stops: {reason}; change the messages, or the template") from error
     except Exception as error:
         # A template can bring Python to any error that plain values can.
         raise UserError(
-            f"the model's chat template fails on these messages ({type(error).__name__}: {error}); change them, or the "
-            "template"
+            f"the model's chat template fails on these messages ({type(error).__name__}: {_in_one_line(str(error))}); "
+            "change them, or the template"
         ) from error
+
+
+def _in_one_line(reason: str) -> str:
+    return " ".join(reason.split())
 
 
 def _check_length(num_characters: int) -> None:

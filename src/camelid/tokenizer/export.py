@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from camelid.errors import UserError
+from camelid.tokenizer.byte_pair import BytePairTokenizer
+from camelid.tokenizer.engine import build_engine
 from camelid.tokenizer.gguf_vocabulary import BYTE_LEVEL_MODEL, SCORED_MODEL, TEMPLATE_KEY, ggml_key
 from camelid.tokenizer.huggingface import CONFIG_NAME, GENERATION_NAME, TOKENIZER_NAME
 from camelid.tokenizer.interface import STOP_NAMES, Tokenizer
 from camelid.tokenizer.load import MODEL_NAME
+from camelid.tokenizer.sentencepiece_model import SentencePieceTokenizer
 from camelid.tokenizer.vocabulary import MergedVocabulary, ScoredVocabulary
 
 
@@ -73,8 +76,8 @@ def write_huggingface(tokenizer: Tokenizer, folder: Path) -> None:
         UserError: the tokenizer does what a tokenizer.json cannot say, or a file cannot be written.
     """
     files = {TOKENIZER_NAME: _to_json(tokenizer).encode(), CONFIG_NAME: _to_bytes(_describe(tokenizer))}
-    if model := getattr(tokenizer, "model", None):
-        files[MODEL_NAME] = model
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        files[MODEL_NAME] = tokenizer.model
     if not (folder / GENERATION_NAME).exists():
         files[GENERATION_NAME] = _to_bytes(
             {"bos_token_id": tokenizer.bos_id, "eos_token_id": sorted(tokenizer.stop_ids)}
@@ -87,9 +90,6 @@ def write_huggingface(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _to_json(tokenizer: Tokenizer) -> str:
-    from camelid.tokenizer.byte_pair import BytePairTokenizer
-    from camelid.tokenizer.engine import build_engine
-
     if isinstance(tokenizer, BytePairTokenizer):
         return tokenizer.to_json()
     names = {index: name for name, index in tokenizer.special_tokens.items()}

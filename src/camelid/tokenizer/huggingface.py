@@ -100,14 +100,14 @@ def load_tokenizer_json(text: str, companions: Companions) -> BytePairTokenizer:
     bos_id = None if bos is None else engine.token_to_id(bos)
     adds_bos = companions.adds_bos
     if adds_bos is None:
-        adds_bos = bos_id is not None and _begins_with(bos, file.get("post_processor"))
+        adds_bos = _begins_with(bos, file.get("post_processor"))
     return BytePairTokenizer(
         engine,
         vocab_size=max(engine.get_vocab(with_added_tokens=True).values()) + 1,
         bos_id=bos_id,
         eos_id=eos_id,
         unk_id=None if unk is None else engine.token_to_id(unk),
-        adds_bos=adds_bos,
+        adds_bos=adds_bos and bos_id is not None,
         chat_template=companions.chat_template,
         stop_ids=companions.stop_ids,
     )

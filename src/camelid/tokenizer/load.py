@@ -19,6 +19,7 @@ _NAMES = ("tokenizer.json", MODEL_NAME, "tokenizer.json.gz", "tokenizer.bin")
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GGUF_MAGIC = b"GGUF"
+_JSON_BEGINNING = re.compile(rb"\s*\{\s*\"")
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 _MAX_UNPACKED_BYTES = 1 << 28
 
@@ -59,7 +60,7 @@ def _load(data: bytes, file: Path, companions: "Companions") -> Tokenizer:
         data = _unpack(data)
     if data.startswith(_GGUF_MAGIC):
         raise UserError(f"{file} is a whole model; give its name where a model is asked for, the vocabulary is in it")
-    if file.suffix == ".json" or data.lstrip()[:1] == b"{":
+    if file.suffix == ".json" or _JSON_BEGINNING.match(data):
         from camelid.tokenizer.huggingface import load_tokenizer_json
 
         return load_tokenizer_json(data.decode(), companions)
