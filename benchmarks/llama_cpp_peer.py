@@ -1,20 +1,23 @@
-"""Times llama.cpp for `inference_cpu.py`; runs under an interpreter that has llama-cpp-python and no Camelid.
+"""Runs llama.cpp for `inference_cpu.py` and `inference_quality.py`, under an interpreter that has llama-cpp-python.
 
     python llama_cpp_peer.py MODEL.gguf THREADS FLASH_ATTENTION
 
-Reads one measurement a line and answers with its wall and processor seconds:
+Reads one task a line and answers with its wall and processor seconds:
 
     prompt T          one pass over T tokens
     decode T S        T tokens of each of S sequences, one of each a pass, after 16 tokens of each
+    logits FROM TO    one pass over the int32 tokens in a file; logits of all go to another as float32
 
     python llama_cpp_peer.py --quantize FROM.gguf TO.gguf q4_0|q8_0
 
 requantises a model instead.
 """
 
+import array
 import ctypes
 import sys
 import time
+from pathlib import Path
 
 import llama_cpp
 
@@ -72,6 +75,17 @@ class Peer:
                 self.pass_once([step + 1] * num_sequences, [position] * num_sequences, sequences, set(sequences))
         return time.perf_counter() - started[0], time.process_time() - started[1]
 
+    def write_logits(self, source: str, target: str) -> tuple[float, float]:
+        """Logits of every token of a sequence; wall and processor seconds."""
+        tokens = array.array("i", Path(source).read_bytes())
+        self.clear()
+        started = time.perf_counter(), time.process_time()
+        self.pass_once(list(tokens), list(range(len(tokens))), [0] * len(tokens), set(range(len(tokens))))
+        seconds = time.perf_counter() - started[0], time.process_time() - started[1]
+        logits = llama_cpp.llama_get_logits(self._context)
+        Path(target).write_bytes(ctypes.string_at(logits, 4 * len(tokens) * self._vocab_size))
+        return seconds
+
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _silence(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
@@ -80,6 +94,7 @@ def _silence(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
 
 def quantize(source: str, target: str, encoding: str) -> None:
     """Writes the model again, all matrices in one encoding."""
+    llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = {"q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0}[encoding]
     params.allow_requantize = params.pure = True
@@ -91,9 +106,12 @@ def answer(path: str, num_threads: str, flash_attention: str) -> None:
     peer = Peer(path, int(num_threads), int(flash_attention))
     print("ready", flush=True)
     for line in sys.stdin:
-        what, *numbers = line.split()
-        num_tokens, num_sequences = [*map(int, numbers), 1][:2]
-        print(*peer.measure(what, num_tokens, num_sequences), flush=True)
+        what, *arguments = line.split()
+        if what == "logits":
+            print(*peer.write_logits(*arguments), flush=True)
+        else:
+            num_tokens, num_sequences = [*map(int, arguments), 1][:2]
+            print(*peer.measure(what, num_tokens, num_sequences), flush=True)
 
 
 if __name__ == "__main__":
