@@ -96,6 +96,9 @@ def train_reference_model(
     Raises:
         UserError: a file cannot be read, or the archives hold too few pages of either kind.
     """
+    for path in (*dumps, archives):
+        if not path.exists():
+            raise UserError(f"{path} does not exist; name Wikipedia dumps, and with --pages the archives of a crawl")
     source = CommonCrawlSource(kind="common_crawl", name="pages", path=str(archives.absolute()))
     files = list_files(source, Path())
     inputs = {str(dump.name): artifact.hash_file(dump) for dump in dumps}

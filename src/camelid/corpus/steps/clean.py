@@ -10,7 +10,6 @@ from camelid.corpus.settings import CorpusSettings
 
 NAME = "clean"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
-_TRAILING_BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
 
 
 def clean(documents: Iterable[Document], settings: CorpusSettings, drops: Drops) -> Iterator[Document]:
@@ -18,7 +17,7 @@ def clean(documents: Iterable[Document], settings: CorpusSettings, drops: Drops)
     gap = re.compile(rf"\n{{{settings.max_blank_lines + 2},}}")
     squeezed = "\n" * (settings.max_blank_lines + 1)
     for document in documents:
-        text = _TRAILING_BLANKS.sub("", _CONTROL.sub("", document.text))
+        text = "\n".join([line.rstrip(" \t") for line in _CONTROL.sub("", document.text).split("\n")])
         text = gap.sub(squeezed, text).strip("\n") + "\n"
         if len(text) - 1 < settings.min_characters:
             drops.add(document, NAME, "too short", f"{len(text) - 1} characters")
