@@ -1,0 +1,114 @@
+"""Speed of the readers of published dumps on one core: python benchmarks/published_sources.py DATA --out results/x.json
+
+DATA is the folder of sample data beside the checkout. Each source is read to its records, from the packed files, two
+times in turn with the others; processor seconds count, so that a busy machine disturbs little. With --wikiextractor and
+the path of a Python that has the package, wikiextractor extracts the English dump in the same turns, in one process,
+and our reader only that dump.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from camelid.corpus.settings import Source
+from camelid.corpus.sources import list_files, read_file, source_root
+from camelid.corpus.sources.record import RawRecord
+from camelid.corpus.steps.overlap import find_overlaps, sketch
+
+TURNS = 2
+ENGLISH = "wikipedia/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+SOURCES: tuple[dict[str, Any], ...] = (
+    {"kind": "github", "path": "github"},
+    {"kind": "wikipedia", "path": "wikipedia", "languages": ()},
+    {"kind": "books", "path": "books"},
+    {"kind": "arxiv", "path": "arxiv"},
+    {"kind": "stack_exchange", "path": "stackexchange"},
+)
+
+
+def read_all(data: Path, settings: dict[str, Any]) -> list[RawRecord]:
+    """The records of one source."""
+    source: Source = TypeAdapter(Source).validate_python({"name": settings["kind"], **settings})
+    root = source_root(source, data)
+    return [
+        record
+        for path in list_files(source, data)
+        for record in read_file(source, root, path)
+        if isinstance(record, RawRecord)
+    ]
+
+
+def measure(data: Path, settings: dict[str, Any]) -> dict[str, float]:
+    """Megabytes of raw records and of text, and processor seconds."""
+    start = time.process_time()
+    records = read_all(data, settings)
+    seconds = time.process_time() - start
+    text = sum(len(record.text.encode()) for record in records) / 1e6
+    raw = sum(record.num_raw_bytes or 0 for record in records) / 1e6
+    return {"records": len(records), "raw_mb": raw, "text_mb": text, "seconds": seconds}
+
+
+def measure_overlap(data: Path) -> dict[str, float]:
+    """Processor seconds of sketches and of the search for editions, over all books."""
+    texts = [record.text for record in read_all(data, {"kind": "books", "path": "books"})]
+    start = time.process_time()
+    sketches = [sketch(text, 5) for text in texts]
+    middle = time.process_time()
+    found = find_overlaps(sketches, texts.__getitem__, max_overlap=0.9, overlap_words=5, keep="longest")
+    end = time.process_time()
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    return {"text_mb": megabytes, "sketch_seconds": middle - start, "search_seconds": end - middle, "found": len(found)}
+
+
+def measure_wikiextractor(python: str, dump: Path) -> float:
+    """Processor seconds of wikiextractor with one process, its parent's among them."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            python,
+            "-m",
+            "wikiextractor.WikiExtractor",
+            str(dump),
+            "--processes",
+            "1",
+            "-o",
+            folder,
+            "--no-templates",
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--wikiextractor", metavar="PYTHON")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "turns": []}
+    for _ in range(TURNS):
+        turn: dict[str, Any] = {settings["kind"]: measure(arguments.data, settings) for settings in SOURCES}
+        turn["overlap"] = measure_overlap(arguments.data)
+        turn["wikipedia, English dump"] = measure(arguments.data, {"kind": "wikipedia", "path": ENGLISH})
+        if arguments.wikiextractor:
+            turn["wikiextractor, English dump"] = measure_wikiextractor(
+                arguments.wikiextractor, arguments.data / ENGLISH
+            )
+        result["turns"].append(turn)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    for name in result["turns"][0]:
+        print(name, [turn[name] for turn in result["turns"]])
+
+
+if __name__ == "__main__":
+    main()
