@@ -1,8 +1,8 @@
 """What int8 activations cost in quality, beside llama.cpp on the same files: python benchmarks/inference_quality.py
 
 Real weights read real text in windows of their context, at most 512 tokens. The truth is float32 arithmetic in torch on
-the same quantised weights, so that only what the kernels round shows: perplexity, and the Kullback-Leibler divergence of
-each token's distribution from the truth's. SmolLM2 reads WikiText and stories15M TinyStories, which lie beside the
+the same quantised weights, so that only what the kernels round shows: perplexity, and the Kullback-Leibler divergence
+of each token's distribution from the truth's. SmolLM2 reads WikiText and stories15M TinyStories, which lie beside the
 checkout.
 
 CAMELID_LLAMA_CPP_PYTHON names a Python interpreter that has llama-cpp-python.

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from camelid.errors import UserError
 from camelid.inference.engine import Engine
+from camelid.inference.pages import Pages
 from camelid.inference.request import SamplingSettings
+from camelid.inference.speculative import ModelDrafter
 from camelid.inference.step import Step
 
 TOKENIZER = FakeTokenizer()
@@ -260,6 +263,31 @@ def test_a_step_that_fails_can_be_done_again() -> None:
     assert [token for event in events for token in event.tokens] == write_alone(PROMPTS[0], GREEDY)[0]
 
 
+def test_an_interruption_in_the_books_costs_what_runs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafter = ModelDrafter(FakeRunner(100, 4), VOCAB_SIZE)
+    engine = Engine(FakeRunner(100, 4), TOKENIZER, drafter=drafter)
+    other = engine.add_request(PROMPTS[1], GREEDY)
+    stream = engine.stream(PROMPTS[0], GREEDY)
+    next(stream)
+    publish = Pages.publish
+
+    def interrupt(pages: Pages, page: int, before: int, tokens: bytes) -> int:
+        pages.share(before, b"")
+        pages.take()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pages, "publish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(stream)
+    monkeypatch.setattr(Pages, "publish", publish)
+    assert [(event.request_id, event.finish_reason) for event in engine.step()][-1] == (other, "abort")
+    engine.check_integrity()
+    drafter.check_integrity()
+    assert engine.statistics.num_pages_held == drafter.num_pages_held == 0
+    (completion,) = engine.generate([PROMPTS[0]], GREEDY)
+    assert completion.tokens == write_alone(PROMPTS[0], GREEDY)[0]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_model_that_gives_no_numbers_fails_its_request_alone(temperature: float) -> None:
     settings = change(temperature=temperature)
@@ -287,6 +315,32 @@ def test_a_prompt_that_was_read_before_is_not_read_again() -> None:
     engine.forget_prefixes()
     engine.generate([prompt], GREEDY)
     assert engine.statistics.num_reused == 40
+
+
+class SlowRunner(FakeRunner):
+    """Takes its time, in which other threads run."""
+
+    def run(self, step: Step) -> NDArray[np.float32]:
+        time.sleep(0.002)
+        return super().run(step)
+
+
+def test_nobody_waits_for_another_to_end() -> None:
+    engine = Engine(SlowRunner(200, 4), TOKENIZER)
+    ends: list[str] = []
+
+    def ask(name: str, max_tokens: int) -> None:
+        for _ in engine.stream(PROMPTS[0], change(max_tokens=max_tokens)):
+            pass
+        ends.append(name)
+
+    threads = [threading.Thread(target=ask, args=("long", 90)) for _ in range(3)]
+    threads += [threading.Thread(target=ask, args=("short", 3)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert ends == ["short"] * 3 + ["long"] * 3
 
 
 def test_threads_share_one_engine() -> None:

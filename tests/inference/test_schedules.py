@@ -37,15 +37,16 @@ class Simulation:
     def arrive(self) -> None:
         prompt = self.prefix[: self.rng.randint(0, 12)] + self.some_tokens(self.rng.randint(0, 10))
         max_length = min(self.scheduler.context, len(prompt) + self.rng.randint(1, 25))
-        request = Request(self.num_requests, prompt, max_length, SETTINGS)
+        request = Request(prompt, max_length, SETTINGS, self.num_requests)
         self.num_requests += 1
         try:
-            self.scheduler.add(request)
+            self.scheduler.check(request)
         except UserError:
             can_fit = self.pages.num_pages * self.pages.page_size >= max_length - 1
             assert not (prompt and len(prompt) < self.scheduler.context and can_fit)
             self.num_ended += 1
         else:
+            self.scheduler.add(request)
             self.alive[request.id] = request
 
     def leave(self, request: Request) -> None:
@@ -140,7 +141,8 @@ def make_scheduler(num_pages: int, page_size: int, **sizes: int) -> Scheduler:
 
 def add(scheduler: Scheduler, request_id: int, num_prompt: int, max_tokens: int = 20, first: int = 0) -> Request:
     prompt = range(first, first + num_prompt)
-    request = Request(request_id, prompt, min(scheduler.context, num_prompt + max_tokens), SETTINGS)
+    request = Request(prompt, min(scheduler.context, num_prompt + max_tokens), SETTINGS, request_id)
+    scheduler.check(request)
     scheduler.add(request)
     return request
 
@@ -199,7 +201,7 @@ def test_equal_prompts_share_pages_and_equal_pages_become_one() -> None:
 def test_tokens_are_compared_and_not_only_what_came_before() -> None:
     scheduler = make_scheduler(50, 2, max_step_tokens=30)
     for request_id, prompt in enumerate([[1, 2, 3, 4, 5], [9, 9, 3, 4, 5], [1, 2, 9, 4, 5]]):
-        scheduler.add(Request(request_id, prompt, 9, SETTINGS))
+        scheduler.add(Request(prompt, 9, SETTINGS, request_id))
         step(scheduler)
     reused = {request.id: request.num_reused for request in scheduler.running}
     assert reused == {0: 0, 1: 0, 2: 2}

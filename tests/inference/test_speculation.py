@@ -30,7 +30,7 @@ class Cost:
             self._write(prompt, answer)
 
     def _write(self, prompt: list[int], answer: list[int]) -> None:
-        request = Request(0, prompt, len(prompt) + len(answer) + 1, GREEDY)
+        request = Request(prompt, len(prompt) + len(answer) + 1, GREEDY)
         request.tokens.append(answer[0])
         drafter = LookupDrafter()
         while request.num_written < len(answer):
@@ -109,7 +109,7 @@ def test_a_loop_is_guessed_to_the_full_length() -> None:
 
 
 def test_lookup_leaves_batches_alone_that_fill_a_step() -> None:
-    requests = [Request(number, [1, 2, 3] * 9, 100, GREEDY) for number in range(8)]
+    requests = [Request([1, 2, 3] * 9, 100, GREEDY, number) for number in range(8)]
     LookupDrafter(max_rows=8).propose(requests)
     assert not any(request.draft for request in requests)
     drafter = LookupDrafter(max_rows=10)

@@ -3,7 +3,8 @@
 A step: requests that were given up leave; the drafter guesses; the scheduler decides; the runner computes; each request
 whose last token was computed chooses what follows, as far as its draft agrees; texts and reasons to end become events.
 
-All methods may be called from any thread; one step runs at a time.
+All methods may be called from any thread. One thread at a time does a step, on behalf of all; the others wait for it
+only where they need its outcome.
 """
 
 import time
@@ -11,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, repeat
-from threading import Lock
+from threading import Condition, Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from camelid.inference.scheduler import Scheduler
 from camelid.inference.speculative import Drafter
 from camelid.inference.step import Runner
 from camelid.tokenizer.interface import Tokenizer
+
+_PATIENCE_SECONDS = 0.05
 
 
 @dataclass
@@ -47,8 +50,9 @@ class Statistics:
     num_preemptions: int = 0
     num_finished: dict[FinishReason, int] = field(default_factory=dict)
     runner_seconds: float = 0.0
-    """Time in the runner; the rest of `step_seconds` is the engine's own."""
+    draft_seconds: float = 0.0
     step_seconds: float = 0.0
+    """Of which what is neither the runner's nor the drafter's is the engine's own."""
     num_running: int = 0
     num_waiting: int = 0
     num_pages: int = 0
@@ -94,19 +98,35 @@ class Engine:
         if context is not None and context > longest:
             raise UserError(f"a context of {context:,} tokens was asked for and the model's is {longest:,}")
         self.context = context or longest
-        self._pages = Pages(runner.num_pages, runner.page_size)
-        self._scheduler = Scheduler(self._pages, self.context, max_sequences, max_step_tokens)
+        self._max_sequences = max_sequences
+        self._max_step_tokens = max_step_tokens
+        self._scheduler = self._make_scheduler()
         max_pages = min(runner.num_pages, self._pages.num_pages_for(self.context))
         self._writer = StepWriter(max_step_tokens, max_sequences, max_pages)
         self._drafter = drafter
         self._vocab_size = min(runner.config.vocab_size, tokenizer.vocab_size)
         self._ids = count()
         self._answers: dict[int, Answer] = {}
+        self._arrived: deque[Request] = deque()
+        """Requests that the scheduler does not know yet."""
         self._events: list[Event] = []
         """Of requests that no iterator waits for."""
         self._given_up: deque[int] = deque()
         self._counts = Statistics()
+        self._is_computing = False
+        self._entry = Lock()
+        """Held for a moment, to bring arrivals into an order."""
         self._lock = Lock()
+        """Held by whoever does a step or looks at what steps change."""
+        self._stepped = Condition()
+
+    @property
+    def _pages(self) -> Pages:
+        return self._scheduler.pages
+
+    def _make_scheduler(self) -> Scheduler:
+        pages = Pages(self.runner.num_pages, self.runner.page_size)
+        return Scheduler(pages, self.context, self._max_sequences, self._max_step_tokens)
 
     @property
     def has_work(self) -> bool:
@@ -124,7 +144,7 @@ class Engine:
                 num_preemptions=scheduler.num_preemptions,
                 num_finished=Counter(self._counts.num_finished),
                 num_running=len(scheduler.running),
-                num_waiting=len(scheduler.waiting),
+                num_waiting=len(scheduler.waiting) + len(self._arrived),
                 num_pages=pages.num_pages,
                 num_pages_held=pages.num_pages - pages.num_free,
                 num_pages_cached=pages.num_idle,
@@ -160,10 +180,11 @@ class Engine:
         Returns:
             What happened since the last call to the requests of `add_request`; empty where there is nothing to do.
         """
-        self._advance()
         with self._lock:
+            self._advance()
             events, self._events = self._events, []
-            return events
+        self._after_step()
+        return events
 
     def stream(self, prompt: Sequence[int], settings: SamplingSettings) -> Iterator[Event]:
         """Yields a request's events as they come; the request is given up when the iterator is closed or dropped.
@@ -177,13 +198,20 @@ class Engine:
         finally:
             self.abort(request_id)
 
-    def generate(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> list[Completion]:
-        """Whole answers to several prompts, which run side by side. Raises as `add_request`."""
+    def generate(
+        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings | Sequence[SamplingSettings]
+    ) -> list[Completion]:
+        """Whole answers to several prompts, which run side by side. Raises as `add_request`.
+
+        Args:
+            settings: for all of them, or for each.
+        """
+        each = repeat(settings) if isinstance(settings, SamplingSettings) else settings
         request_ids: list[int] = []
         completions = [Completion(len(prompt)) for prompt in prompts]
         inboxes: list[deque[Event]] = [deque() for _ in prompts]
         try:
-            request_ids.extend(map(self._add, prompts, repeat(settings), inboxes))
+            request_ids.extend(map(self._add, prompts, each, inboxes))
             for inbox, completion in zip(inboxes, completions, strict=True):
                 for event in self._follow(inbox):
                     completion.add(event)
@@ -195,12 +223,14 @@ class Engine:
     def forget_prefixes(self) -> None:
         """Makes the cache's content unfindable, for the weights may have changed; requests that run keep theirs."""
         with self._lock:
+            self._settle()
             if not self._answers:
                 self._pages.forget()
 
     def check_integrity(self) -> None:
         """Raises AssertionError where a page or a request is lost."""
         with self._lock:
+            self._settle()
             self._scheduler.check_integrity()
             alive = {request.id for request in (*self._scheduler.running, *self._scheduler.waiting)}
             assert alive == set(self._answers), "a request was lost"
@@ -209,30 +239,70 @@ class Engine:
         for token in (*prompt, *settings.logit_bias):
             if not 0 <= token < self._vocab_size:
                 raise UserError(f"token id {token} is not in the model's vocabulary of {self._vocab_size:,}")
-        with self._lock:
-            max_length = min(self.context, len(prompt) + settings.max_tokens)
-            request = Request(next(self._ids), prompt, max_length, settings)
-            self._scheduler.add(request)
-            answer = self._answers[request.id] = Answer(request, self.tokenizer, self._vocab_size)
-            answer.inbox = inbox
-            return request.id
+        max_length = min(self.context, len(prompt) + settings.max_tokens)
+        request = Request(prompt, max_length, settings)
+        self._scheduler.check(request)
+        answer = Answer(request, self.tokenizer, self._vocab_size)
+        answer.inbox = inbox
+        with self._entry:
+            request.id = next(self._ids)
+            self._answers[request.id] = answer
+            self._arrived.append(request)
+        return request.id
 
     def _follow(self, inbox: deque[Event]) -> Iterator[Event]:
         while True:
             while not inbox:
-                self._advance()
+                if self._lock.acquire(blocking=False):
+                    try:
+                        self._advance()
+                    finally:
+                        self._lock.release()
+                    self._after_step()
+                else:
+                    self._wait_for_step(inbox)
             event = inbox.popleft()
             yield event
             if event.finish_reason:
                 return
 
-    def _advance(self) -> None:
-        with self._lock:
-            self._settle()
-            start = time.perf_counter()
-            self._step()
-            self._counts.step_seconds += time.perf_counter() - start
+    def _wait_for_step(self, inbox: deque[Event]) -> None:
+        with self._stepped:
+            if not inbox and self._lock.locked():
+                # An abort does not wake anybody, hence the timeout.
+                self._stepped.wait(_PATIENCE_SECONDS)
+
+    def _after_step(self) -> None:
+        with self._stepped:
+            self._stepped.notify_all()
         self._try_to_settle()
+
+    def _advance(self) -> None:
+        """Does a step; the lock must be held."""
+        start = time.perf_counter()
+        self._is_computing = False
+        try:
+            self._settle()
+            self._step()
+        except BaseException:
+            # What a runner raises leaves all in order, and the step can be done again; but whoever presses Ctrl-C may
+            # do so between two lines of the books.
+            if not self._is_computing:
+                self._start_over()
+            raise
+        finally:
+            self._counts.step_seconds += time.perf_counter() - start
+
+    def _start_over(self) -> None:
+        """Gives all requests up and begins with an empty cache."""
+        self._scheduler = self._make_scheduler()
+        if self._drafter is not None:
+            self._drafter.reset()
+        for answer in self._answers.values():
+            inbox = self._events if answer.inbox is None else answer.inbox
+            inbox.append(Event(answer.request.id, finish_reason="abort"))
+        self._answers.clear()
+        self._arrived.clear()
 
     def _try_to_settle(self) -> None:
         while self._given_up and self._lock.acquire(blocking=False):
@@ -242,24 +312,25 @@ class Engine:
                 self._lock.release()
 
     def _settle(self) -> None:
-        """Lets requests go that were given up."""
+        """Passes arrivals on to the scheduler, and lets requests go that were given up."""
+        while self._arrived:
+            self._scheduler.add(self._arrived.popleft())
         while self._given_up:
             answer = self._answers.get(self._given_up.popleft())
             if answer is not None:
                 self._tell(answer, Event(answer.request.id, finish_reason="abort"))
 
     def _step(self) -> None:
-        if self._drafter is not None:
-            writing = [request for request in self._scheduler.running if request.num_uncomputed == 1]
-            if writing:
-                self._drafter.propose(writing)
+        self._propose()
         plan = self._scheduler.schedule()
-        assert plan or not self._answers, "there is work and nothing to do"
+        assert plan or not (self._scheduler.running or self._scheduler.waiting), "there is work and nothing to do"
         if not plan:
             return
         step = self._writer.write([_piece(request) for request in plan])
         start = time.perf_counter()
+        self._is_computing = True
         logits = self.runner.run(step)[:, : self._vocab_size]
+        self._is_computing = False
         self._count(plan, time.perf_counter() - start)
         is_any_greedy = any(self._answers[request.id].sampler is None for request in plan)
         likeliest = choose_likeliest(logits) if is_any_greedy and len(logits) else []
@@ -271,6 +342,15 @@ class Engine:
                 row = end
             else:
                 self._scheduler.advance(request, ())
+
+    def _propose(self) -> None:
+        if self._drafter is None:
+            return
+        writing = [request for request in self._scheduler.running if request.num_uncomputed == 1]
+        if writing:
+            start = time.perf_counter()
+            self._drafter.propose(writing)
+            self._counts.draft_seconds += time.perf_counter() - start
 
     def _write(self, answer: Answer, logits: NDArray[np.float32], likeliest: Sequence[int]) -> None:
         request = answer.request

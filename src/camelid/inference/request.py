@@ -130,7 +130,7 @@ class Request:
         "tokens",
     )
 
-    def __init__(self, request_id: int, prompt: Sequence[int], max_length: int, settings: SamplingSettings):
+    def __init__(self, prompt: Sequence[int], max_length: int, settings: SamplingSettings, request_id: int = 0):
         self.id = request_id
         """Later requests have greater ones."""
         self.settings = settings

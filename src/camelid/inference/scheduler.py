@@ -53,8 +53,8 @@ class Scheduler:
         """Positions that came from published pages."""
         self._num_free_when_refused = -1
 
-    def add(self, request: Request) -> None:
-        """Takes a request in; it is younger than all before.
+    def check(self, request: Request) -> None:
+        """Refuses what can never run.
 
         Raises:
             UserError: the prompt is empty or longer than the context, or the cache cannot hold the request.
@@ -76,6 +76,9 @@ class Scheduler:
                 f"positions, and the cache has {self.pages.num_pages:,}; ask for at most "
                 f"{self.pages.num_pages * size + 1:,} tokens with the prompt, or give the cache more room"
             )
+
+    def add(self, request: Request) -> None:
+        """Takes a request in that can run; it is younger than all before."""
         assert not self.waiting or request.id > self.waiting[-1].id
         self.waiting.append(request)
 

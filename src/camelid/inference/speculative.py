@@ -36,6 +36,10 @@ class Drafter(Protocol):
         """Drops what is kept for a request."""
         ...
 
+    def reset(self) -> None:
+        """Drops what is kept for all requests, even where it is in disorder."""
+        ...
+
 
 NGRAM = 3
 """Tokens that must have stood together before, for what came after them then to be guessed."""
@@ -87,6 +91,10 @@ class LookupDrafter:
     def forget(self, request: Request) -> None:
         """See `Drafter`."""
         self._lookups.pop(request.id, None)
+
+    def reset(self) -> None:
+        """See `Drafter`."""
+        self._lookups.clear()
 
 
 class _Lookup:
@@ -204,6 +212,11 @@ class ModelDrafter:
         guess = self._guesses.pop(request.id, None)
         if guess is not None:
             guess.table.release(self._pages)
+
+    def reset(self) -> None:
+        """See `Drafter`."""
+        self._guesses.clear()
+        self._pages = Pages(self._runner.num_pages, self._runner.page_size)
 
     @property
     def num_pages_held(self) -> int:
