@@ -197,6 +197,13 @@ def test_doctor_report_and_compare(camelid: CommandLine, tiny_run: Path, tmp_pat
     assert [line.split()[:2] for line in compared.splitlines()[1:]] == [["camelid", "notes"], ["tokenizer", "notes"]]
 
 
+def test_doctor_says_how_to_get_an_extra(camelid: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("camelid.cli.doctor._is_installed", lambda name: name != "kenlm")
+    out = camelid("doctor").out
+    assert "missing: kenlm" in out
+    assert "pip install 'camelid[corpus]'" in out
+
+
 def test_compared_tokenizers_have_short_names() -> None:
     paths = [Path("a/llama/tokenizer.model"), Path("b/own.model")]
     assert name_tokenizers(paths) == {"llama": paths[0], "own.model": paths[1]}

@@ -27,7 +27,7 @@ def doctor() -> None:
     table = Table("", "what", "found", "to do", box=None)
     for finding in findings:
         table.add_row("ok" if finding.is_good else "--", finding.subject, finding.state, finding.advice)
-    Console(width=140).print(table)
+    Console(width=140, markup=False).print(table)
     if not all(finding.is_good for finding in findings):
         typer.echo("What is marked -- is optional; the last column says how to get it.")
 

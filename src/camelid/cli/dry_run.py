@@ -25,7 +25,7 @@ def print_plan(recipe_name: str, out: Path | None, overrides: list[str]) -> None
 
     run = describe_run(recipe_name, out, overrides, [])
     recipe = run.recipe
-    console = Console(width=_WIDTH, highlight=False)
+    console = Console(width=_WIDTH, highlight=False, markup=False)
     finished = [stage.name for stage in STAGES if is_finished(run, stage.name)]
     run_rows = {"products": str(run.directory), "finished": join_names(finished or ["nothing yet"])}
     table = Table(recipe.name, "what a run takes", box=None)

@@ -67,4 +67,4 @@ def _print_quality(rows: Iterable[Mapping[str, Any]]) -> None:
             f"{row['bytes_per_token']:.3f}",
             f"{row['share_byte_fallback']:.2%}",
         )
-    Console(width=120).print(table)
+    Console(width=120, markup=False).print(table)
