@@ -1,5 +1,5 @@
-// The AVX-512 and VNNI instructions of vector_avx512.h on a machine without them: SIMD Everywhere computes them, and what
-// its release in Debian 12 lacks is put together here from AVX2.
+// The AVX-512 and VNNI instructions of vector_avx512.h on a machine without them: SIMD Everywhere computes them, and
+// what its release in Debian 12 lacks is put together here from AVX2.
 #pragma once
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
@@ -28,7 +28,8 @@ using Floats = Halves<__m512, __m256>;
 using Ints = Halves<__m512i, __m256i>;
 
 inline __m512 cvtph_ps(__m256i halves) {
-    return Floats{{_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))}};
+    return Floats{
+        {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))}};
 }
 inline __m256i cvtps_ph(__m512 x) {
     const auto halves = cast<Floats>(x);
@@ -44,7 +45,8 @@ inline __m512i cvtps_epi32(__m512 x) {
     return Ints{{_mm256_cvtps_epi32(halves.half[0]), _mm256_cvtps_epi32(halves.half[1])}};
 }
 inline __m512i cvtepu16_epi32(__m256i x) {
-    return Ints{{_mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)), _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1))}};
+    return Ints{
+        {_mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)), _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1))}};
 }
 
 }  // namespace avx512_in_c

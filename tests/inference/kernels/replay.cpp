@@ -1,7 +1,7 @@
 // Builds a model from a file, runs its steps and writes their logits: replay INPUT OUTPUT THREADS
 //
-// A file is a shape, E/2 frequencies, the number of tensors, tensors (layer, role, kind or -1 for a gain, rows, columns,
-// bytes), the number of steps, and steps (their sizes, then their arrays); integers are int32.
+// A file is a shape, E/2 frequencies, the number of tensors, tensors (layer, role, kind or -1 for a gain, rows,
+// columns, bytes), the number of steps, and steps (their sizes, then their arrays); integers are int32.
 
 #include <cstdio>
 #include <vector>

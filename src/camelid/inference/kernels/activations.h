@@ -1,7 +1,9 @@
-// What goes into linear layers: N tokens of K values, as int8 in groups of 32 with a float scale each, as float, or both.
+// What goes into linear layers: N tokens of K values, as int8 in groups of 32 with a float scale each, as float, or
+// both.
 //
-// Tokens stand in tiles of at most MAX_TILE, as many as a kernel multiplies at once. A tile of W tokens holds, one group
-// after the other: values [K/32][W][32], words [K/32][W][32], and scales, sums and starts [K/32][W]; floats [K][W].
+// Tokens stand in tiles of at most MAX_TILE, as many as a kernel multiplies at once. A tile of W tokens holds, one
+// group after the other: values [K/32][W][32], words [K/32][W][32], and scales, sums and starts [K/32][W]; floats
+// [K][W].
 #pragma once
 
 #include "matrix.h"
@@ -110,7 +112,8 @@ private:
         if (wanted_.words) {
             int16_t* words = words_.get() + group * GROUP;
             for (int i = 0; i < GROUP; i += 4) {
-                words[i] = values[i], words[i + 1] = values[i + 2], words[i + 2] = values[i + 1], words[i + 3] = values[i + 3];
+                words[i] = values[i], words[i + 1] = values[i + 2], words[i + 2] = values[i + 1],
+                words[i + 3] = values[i + 3];
             }
         }
         scales_.get()[group] = scale;

@@ -1,11 +1,11 @@
 // Attention over a cache of half-precision keys and values in pages.
 //
-// Shapes: E head size, S positions of a page, B positions of a block (a divisor of S, 16 wherever S allows), V head size
-// rounded up to 16. A page of one layer and head holds keys [S/B][E][B] and values [S][V].
+// Shapes: E head size, S positions of a page, B positions of a block (a divisor of S, 16 wherever S allows), V head
+// size rounded up to 16. A page of one layer and head holds keys [S/B][E][B] and values [S][V].
 //
-// Positions are cut into chunks of 128, always at multiples of 128. Each chunk gives its largest score, sum and weighted
-// values; these are merged in the order of the chunks. So the result is the same bits however new tokens are cut into
-// steps and chunks are shared out among threads.
+// Positions are cut into chunks of 128, always at multiples of 128. Each chunk gives its largest score, sum and
+// weighted values; these are merged in the order of the chunks. So the result is the same bits however new tokens are
+// cut into steps and chunks are shared out among threads.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,10 @@ constexpr int round_up(int count, int multiple) { return (count + multiple - 1) 
 class Cache {
 public:
     Cache(int num_layers, int num_pages, int page_size, int num_heads, int head_dim)
-        : page_size(page_size), head_dim(head_dim), value_stride(round_up(head_dim, LANES)), num_pages_(num_pages),
+        : page_size(page_size),
+          head_dim(head_dim),
+          value_stride(round_up(head_dim, LANES)),
+          num_pages_(num_pages),
           num_heads_(num_heads) {
         while (page_size % block) block /= 2;
         const size_t count = size_t(num_layers) * num_pages * num_heads * page_size;
@@ -51,14 +54,24 @@ public:
         for (int e = 0; e < head_dim; e += LANES) store(to + e, clamp(load_part(value + e, head_dim - e)));
     }
 
+    const uint16_t* values_at(int layer, int head, const int32_t* pages, int position) const {
+        return values(layer, pages[position / page_size], head) + position % page_size * value_stride;
+    }
+    // Where the keys of a position's block begin, or something near it where blocks are small.
+    const uint16_t* keys_near(int layer, int head, const int32_t* pages, int position) const {
+        return keys(layer, pages[position / page_size], head) + position % page_size / block * block * head_dim;
+    }
+
     // Keys [E][16] of 16 positions from `position` on, a multiple of 16; in place, or gathered from several blocks.
-    const uint16_t* key_block(int layer, int head, const int32_t* pages, int position, int end, uint16_t* gathered) const {
+    const uint16_t* key_block(int layer, int head, const int32_t* pages, int position, int end,
+                              uint16_t* gathered) const {
         const int page = position / page_size;
         if (block == LANES) return keys(layer, pages[page], head) + position % page_size * head_dim;
         for (int lane = 0; lane < LANES; lane += block) {
             const int at = position + lane;
             const bool is_filled = at < end;
-            const uint16_t* from = is_filled ? keys(layer, pages[at / page_size], head) + at % page_size * head_dim : nullptr;
+            const uint16_t* from =
+                is_filled ? keys(layer, pages[at / page_size], head) + at % page_size * head_dim : nullptr;
             for (int e = 0; e < head_dim; ++e) {
                 for (int i = 0; i < block; ++i) gathered[e * LANES + lane + i] = is_filled ? from[e * block + i] : 0;
             }
@@ -138,35 +151,50 @@ inline void weigh(float* scores, int visible, int count, Attended& result) {
     result.sum = sum(total);
 }
 
-// The chunk that begins at `start`, for N queries [N][MAX_HEAD_DIM] of the same head; positions from `end` on do not
-// exist, and query n sees those before `ends[n]` only.
+// The cached positions of one sequence in one layer and key/value head.
+struct Past {
+    const Cache& cache;
+    int layer, head;
+    const int32_t* pages;
+    int end;  // positions from here on do not exist
+};
+
+// The chunk that begins at `start`, for N queries [N][MAX_HEAD_DIM], of which query n sees positions before `ends[n]`
+// only. While keys are multiplied, as many values are asked for and as many keys further on, line by line: attention to
+// a long past is bound by memory.
 template <int N>
-void attend_to_chunk(const Cache& cache, int layer, int head, const int32_t* pages, int start, int end,
-                     const float* queries, const int* ends, Attended* results) {
+void attend_to_chunk(const Past& past, int start, const float* queries, const int* ends, Attended* results) {
     alignas(64) float scores[N * CHUNK];
     uint16_t gathered[MAX_HEAD_DIM * LANES];
-    const int head_dim = cache.head_dim, count = std::min(CHUNK, end - start), padded = round_up(count, LANES);
+    const auto& [cache, layer, head, pages, end] = past;
+    const int count = std::min(CHUNK, ends[N - 1] - start), padded = round_up(count, LANES);
+    const int stride = cache.value_stride;
     std::fill_n(scores, N * CHUNK, 0.0f);
+    constexpr int KEYS_AHEAD = 64;
     for (int i = 0; i < padded; i += LANES) {
-        const uint16_t* keys = cache.key_block(layer, head, pages, start + i, end, gathered);
-        multiply_floats<Float16, N>(keys, LANES, head_dim, queries, 1, MAX_HEAD_DIM, scores + i, CHUNK);
+        const int position = start + i, half = cache.head_dim / 2;
+        const uint16_t* keys = cache.key_block(layer, head, pages, position, end, gathered);
+        const uint16_t* values = cache.values_at(layer, head, pages, position);
+        const uint16_t* next = cache.keys_near(layer, head, pages, std::min(position + KEYS_AHEAD, end - 1));
+        multiply_floats<Float16, N, 64>(keys, LANES, half, queries, 1, MAX_HEAD_DIM, scores + i, CHUNK, values);
+        multiply_floats<Float16, N, 64>(keys + half * LANES, LANES, cache.head_dim - half, queries + half, 1,
+                                        MAX_HEAD_DIM, scores + i, CHUNK, next);
     }
-    for (int n = 0; n < N; ++n) weigh(scores + n * CHUNK, std::min(ends[n] - start, count), padded, results[n]);
-    constexpr ptrdiff_t result_stride = sizeof(Attended) / sizeof(float);
-    for (int n = 0; n < N; ++n) std::fill_n(results[n].values, cache.value_stride, 0.0f);
-    for (int i = 0, length; i < count; i += length) {
-        const int offset = (start + i) % cache.page_size;
-        length = std::min(count - i, cache.page_size - offset);
-        const uint16_t* values = cache.values(layer, pages[(start + i) / cache.page_size], head) + offset * cache.value_stride;
-        for (int e = 0; e < cache.value_stride; e += LANES) {
-            multiply_floats<Float16, N>(values + e, cache.value_stride, length, scores + i, 1, CHUNK, results->values + e,
-                                        result_stride);
+    for (int n = 0; n < N; ++n) {
+        weigh(scores + n * CHUNK, std::min(ends[n] - start, count), padded, results[n]);
+        std::fill_n(results[n].values, stride, 0.0f);
+    }
+    for (int e = 0; e < stride; e += LANES) {
+        for (int i = 0, length; i < count; i += length) {
+            length = std::min(count - i, cache.page_size - (start + i) % cache.page_size);
+            const uint16_t* values = cache.values_at(layer, head, pages, start + i) + e;
+            multiply_floats<Float16, N, 0>(values, stride, length, scores + i, 1, CHUNK, results->values + e,
+                                           sizeof(Attended) / sizeof(float), nullptr);
         }
     }
 }
 
-using AttendToChunk = void (*)(const Cache&, int layer, int head, const int32_t* pages, int start, int end,
-                               const float* queries, const int* ends, Attended* results);
+using AttendToChunk = void (*)(const Past& past, int start, const float* queries, const int* ends, Attended* results);
 
 template <int... widths>
 AttendToChunk choose_attention(int width, std::integer_sequence<int, widths...>) {

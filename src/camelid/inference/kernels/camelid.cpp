@@ -45,13 +45,17 @@ EXPORT Matrix* camelid_matrix_create(int kind, int num_rows, int num_columns, Ar
 }
 EXPORT void camelid_matrix_destroy(Matrix* matrix) { delete matrix; }
 EXPORT size_t camelid_matrix_bytes(const Matrix* matrix) { return matrix->num_bytes(); }
-EXPORT void camelid_matrix_pack(Matrix* matrix, Pool* pool, int source, const uint8_t* rows, int first_row, int num_rows) {
+EXPORT void camelid_matrix_pack(Matrix* matrix, Pool* pool, int source, const uint8_t* rows, int first_row,
+                                int num_rows) {
     pack_rows(*matrix, Source(source), rows, first_row, num_rows, *pool);
 }
-EXPORT void camelid_matrix_decode_row(const Matrix* matrix, int row, float* values) { decode_row(*matrix, row, values); }
+EXPORT void camelid_matrix_decode_row(const Matrix* matrix, int row, float* values) {
+    decode_row(*matrix, row, values);
+}
 
 // results [tokens][rows] of values [tokens][columns]
-EXPORT int camelid_matrix_multiply(const Matrix* matrix, Pool* pool, const float* values, int num_tokens, float* results) {
+EXPORT int camelid_matrix_multiply(const Matrix* matrix, Pool* pool, const float* values, int num_tokens,
+                                   float* results) {
     try {
         Activations x;
         Wanted wanted;
@@ -83,7 +87,8 @@ EXPORT Matrix* camelid_model_make_matrix(Model* model, int layer, int role, int 
     });
 }
 
-// Copies a norm's gains [D]. Layer -1 holds the last norm; others hold those before attention (role 0) and feed-forward (1).
+// Copies a norm's gains [D]. Layer -1 holds the last norm; others hold those before attention (role 0) and feed-forward
+// (1).
 EXPORT void camelid_model_set_gain(Model* model, int layer, int role, const float* gain) {
     std::vector<float>& at = layer < 0   ? model->final_gain
                              : role == 0 ? model->layers[layer].attention_gain
@@ -92,7 +97,9 @@ EXPORT void camelid_model_set_gain(Model* model, int layer, int role, const floa
 }
 
 // What is wrong with a step that would read or write beyond memory, or null.
-EXPORT const char* camelid_model_find_fault(const Model* model, const Step* step) { return find_fault(model->shape, *step); }
+EXPORT const char* camelid_model_find_fault(const Model* model, const Step* step) {
+    return find_fault(model->shape, *step);
+}
 
 EXPORT int camelid_model_run(Model* model, const Step* step, float* logits) {
     try {

@@ -20,7 +20,8 @@ struct Sums {
         std::fill_n(values, (x.tile_start(last_tile) - start) * LANES, 0.0f);
         for (int tile = first_tile; tile < last_tile; ++tile) {
             const MultiplyTile multiply = choose_tile_kernel(matrix.kind, x.tile_width(tile));
-            multiply(matrix.panel(panel), matrix.num_columns, x.tile(tile), values + (x.tile_start(tile) - start) * LANES);
+            multiply(matrix.panel(panel), matrix.num_columns, x.tile(tile),
+                     values + (x.tile_start(tile) - start) * LANES);
         }
     }
 
@@ -62,7 +63,8 @@ void multiply(Pool& pool, const Activations& x, const Output (&outputs)[count]) 
     }
     pool.for_each(num_items, [&](int item) {
         size_t i = 0;
-        for (int items; item >= (items = (outputs[i].matrix->num_panels + chunks[i] - 1) / chunks[i]); ++i) item -= items;
+        for (int items; item >= (items = (outputs[i].matrix->num_panels + chunks[i] - 1) / chunks[i]); ++i)
+            item -= items;
         const Output& output = outputs[i];
         const Matrix& matrix = *output.matrix;
         const int first = item * chunks[i], end = std::min(first + chunks[i], matrix.num_panels);
@@ -84,7 +86,8 @@ void multiply(Pool& pool, const Activations& x, const Output (&outputs)[count]) 
 }
 
 // silu(gate x) * (up x) as the input of the next layer.
-inline void multiply_swiglu(Pool& pool, const Activations& x, const Matrix& gate, const Matrix& up, Activations& hidden) {
+inline void multiply_swiglu(Pool& pool, const Activations& x, const Matrix& gate, const Matrix& up,
+                            Activations& hidden) {
     const int num_pairs = (gate.num_panels + 1) / 2;
     const int chunk = choose_chunk(pool, num_pairs, 2 * (gate.panel_bytes + up.panel_bytes));
     pool.for_each((num_pairs + chunk - 1) / chunk, [&](int item) {

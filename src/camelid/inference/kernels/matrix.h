@@ -93,14 +93,16 @@ inline void pack_group(Kind kind, Source source, const uint8_t* block, int row, 
         uint8_t bytes[GROUP];
         const uint16_t scale = bytes_of_block(source, block, bytes);
         std::memcpy(group + 2 * row, &scale, 2);
-        for (int step = 0; step < 8; ++step) std::memcpy(group + SCALES + (step * LANES + row) * 4, bytes + step * 4, 4);
+        for (int step = 0; step < 8; ++step)
+            std::memcpy(group + SCALES + (step * LANES + row) * 4, bytes + step * 4, 4);
         return;
     }
     std::memcpy(group + 2 * row, block, 2);
     if (kind == Kind::q4_1) std::memcpy(group + SCALES + 2 * row, block + 2, 2);
     const int head = kind == Kind::q4_1 ? 2 : 1;  // numbers of half precision in front of the nibbles
     const uint8_t* nibbles = block + 2 * head;
-    for (int step = 0; step < 4; ++step) std::memcpy(group + SCALES * head + (step * LANES + row) * 4, nibbles + step * 4, 4);
+    for (int step = 0; step < 4; ++step)
+        std::memcpy(group + SCALES * head + (step * LANES + row) * 4, nibbles + step * 4, 4);
 }
 
 inline void pack_panel(const Matrix& matrix, Source source, const uint8_t* rows, int count, uint8_t* panel) {
@@ -108,7 +110,8 @@ inline void pack_panel(const Matrix& matrix, Source source, const uint8_t* rows,
         const size_t size = block_bytes(source);
         for (int row = 0; row < count; ++row) {
             const uint8_t* from = rows + size * matrix.num_columns * row;
-            for (int k = 0; k < matrix.num_columns; ++k) std::memcpy(panel + (size_t(k) * LANES + row) * size, from + k * size, size);
+            for (int k = 0; k < matrix.num_columns; ++k)
+                std::memcpy(panel + (size_t(k) * LANES + row) * size, from + k * size, size);
         }
         return;
     }
@@ -149,9 +152,9 @@ inline void decode_row(const Matrix& matrix, int row, float* values) {
     if (!is_quantised(matrix.kind)) {
         for (int k = 0; k < matrix.num_columns; ++k) {
             const size_t place = size_t(k) * LANES;
-            values[k] = matrix.kind == Kind::f32    ? reinterpret_cast<const float*>(panel)[place + lane]
-                        : matrix.kind == Kind::f16  ? float_of_half(half_at(panel + 2 * place))
-                                                    : float_of_bfloat16(half_at(panel + 2 * place));
+            values[k] = matrix.kind == Kind::f32   ? reinterpret_cast<const float*>(panel)[place + lane]
+                        : matrix.kind == Kind::f16 ? float_of_half(half_at(panel + 2 * place))
+                                                   : float_of_bfloat16(half_at(panel + 2 * place));
         }
         return;
     }

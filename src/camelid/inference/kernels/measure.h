@@ -12,7 +12,8 @@ inline size_t read_weights(Model& model) {
     constexpr size_t RUN_BYTES = 64 << 10;
     std::vector<const Matrix*> matrices;
     for (const Layer& layer : model.layers) {
-        for (const auto* matrix : {&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down}) {
+        for (const auto* matrix :
+             {&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down}) {
             matrices.push_back(matrix->get());
         }
     }
@@ -39,7 +40,8 @@ inline size_t read_weights(Model& model) {
     return total.load() > 0 ? num_bytes : 0;
 }
 
-// Multiplications with their additions per second of all threads, in products of a panel of 512 columns and a full tile.
+// Multiplications with their additions per second of all threads, in products of a panel of 512 columns and a full
+// tile.
 inline double measure_products(Pool& pool, Kind kind, int num_rounds) {
     constexpr int NUM_COLUMNS = 512;
     std::vector<float> row(NUM_COLUMNS, 1.0f);

@@ -1,7 +1,7 @@
 // A LLaMA model and its forward pass: one call computes a whole step, all threads walking through the layers together.
 //
-// Shapes: N new tokens of all sequences, D model width, H query heads, K key/value heads, G query heads to each of them,
-// E head size, F feed-forward width, V vocabulary.
+// Shapes: N new tokens of all sequences, D model width, H query heads, K key/value heads, G query heads to each of
+// them, E head size, F feed-forward width, V vocabulary.
 #pragma once
 
 #include <cmath>
@@ -29,7 +29,10 @@ struct Layer {
 class Model {
 public:
     Model(const Shape& shape, const float* frequencies, Pool& pool)
-        : shape(shape), layers(shape.num_layers), pool(pool), frequencies_(frequencies, frequencies + shape.head_dim / 2),
+        : shape(shape),
+          layers(shape.num_layers),
+          pool(pool),
+          frequencies_(frequencies, frequencies + shape.head_dim / 2),
           cache_(shape.num_layers, shape.num_pages, shape.page_size, shape.num_kv_heads, shape.head_dim),
           alone_(pool.num_threads()) {}
 
@@ -48,8 +51,8 @@ public:
     Pool& pool;
 
 private:
-    // Inputs of linear layers. One token's are made by every thread for itself, which is quicker than waiting for another
-    // thread to make them; those of several tokens are shared.
+    // Inputs of linear layers. One token's are made by every thread for itself, which is quicker than waiting for
+    // another thread to make them; those of several tokens are shared.
     struct Inputs {
         Activations normalised, attended, last;
     };
@@ -108,7 +111,8 @@ inline const char* find_fault(const Shape& shape, const Step& step) {
     if (num_tokens == 0) return "no new token";
     if (num_tokens != step.num_tokens) return "more or fewer tokens than its sequences have";
     for (int n = 0; n < step.num_tokens; ++n) {
-        if (step.tokens[n] < 0 || step.tokens[n] >= shape.vocab_size) return "a token that the vocabulary does not have";
+        if (step.tokens[n] < 0 || step.tokens[n] >= shape.vocab_size)
+            return "a token that the vocabulary does not have";
     }
     for (int n = 0; n < step.num_outputs; ++n) {
         if (step.outputs[n] < 0 || step.outputs[n] >= step.num_tokens) return "an output that is none of its tokens";
@@ -129,7 +133,8 @@ inline void Model::reserve(const Step& step) {
 
     Wanted normalised, attended, hidden, last;
     for (const Layer& layer : layers) {
-        for (const auto* matrix : {&layer.query, &layer.key, &layer.value, &layer.gate, &layer.up}) normalised.add((*matrix)->kind);
+        for (const auto* matrix : {&layer.query, &layer.key, &layer.value, &layer.gate, &layer.up})
+            normalised.add((*matrix)->kind);
         attended.add(layer.output->kind);
         hidden.add(layer.down->kind);
     }
@@ -170,7 +175,8 @@ inline void Model::compute(const Step& step, int thread, float* logits) {
         if (!plan_.merges.empty()) {
             pool.for_each(int(plan_.merges.size()), [&](int i) { merge(plan_.merges[i], step); });
         }
-        prepare(num_tokens, [&](int n) { inputs.attended.put_row(n, attended_.get() + size_t(n) * shape.query_dim()); });
+        prepare(num_tokens,
+                [&](int n) { inputs.attended.put_row(n, attended_.get() + size_t(n) * shape.query_dim()); });
         const Output after_attention[] = {{layer.output.get(), stream_.get(), dim}};
         multiply<Store::add>(pool, inputs.attended, after_attention);
         prepare(num_tokens, [&](int n) { normalise(inputs.normalised, n, n, layer.ffn_gain); });
@@ -202,7 +208,8 @@ inline void Model::write_position(int layer, int token, int kv_head, const Step&
     const size_t place = size_t(token) * shape.kv_dim() + kv_head * head_dim, angle = size_t(token) * head_dim / 2;
     float key[MAX_HEAD_DIM];
     rotate(keys_.get() + place, cosines_.get() + angle, sines_.get() + angle, head_dim, 1.0f, key);
-    cache_.write(layer, pages[position / cache_.page_size], position % cache_.page_size, kv_head, key, values_.get() + place);
+    cache_.write(layer, pages[position / cache_.page_size], position % cache_.page_size, kv_head, key,
+                 values_.get() + place);
 }
 
 inline void Model::attend(int layer, const Item& item, const Step& step) {
@@ -220,18 +227,19 @@ inline void Model::attend(int layer, const Item& item, const Step& step) {
         rotate(queries_.get() + size_t(token) * shape.query_dim() + head * head_dim, cosines_.get() + angle,
                sines_.get() + angle, head_dim, scale, queries + row * MAX_HEAD_DIM);
     }
-    const int end = ends[item.num_rows - 1];
-    if (is_writing_late(step) && item.end_chunk * CHUNK >= end) write_position(layer, start, item.kv_head, step);
+    const Past past = {cache_, layer, item.kv_head, pages, ends[item.num_rows - 1]};
+    if (is_writing_late(step) && item.end_chunk * CHUNK >= past.end) write_position(layer, start, item.kv_head, step);
     const int num_tiles = (item.num_rows + MAX_TILE - 1) / MAX_TILE;
     Attended totals[ITEM_ROWS], results[MAX_TILE];
     for (int chunk = item.first_chunk; chunk < item.end_chunk; ++chunk) {
         for (int tile = 0; tile < num_tiles; ++tile) {
             const int first = tile * item.num_rows / num_tiles, width = (tile + 1) * item.num_rows / num_tiles - first;
-            choose_attention(width, widths)(cache_, layer, item.kv_head, pages, chunk * CHUNK, ends[first + width - 1],
-                                            queries + first * MAX_HEAD_DIM, ends + first, results);
+            choose_attention(width, widths)(past, chunk * CHUNK, queries + first * MAX_HEAD_DIM, ends + first, results);
             for (int n = 0; n < width; ++n) {
-                Attended& total = item.partial < 0 ? totals[first + n]
-                                                   : partials_.get()[item.partial + (chunk - item.first_chunk) * item.num_rows + first + n];
+                Attended& total =
+                    item.partial < 0
+                        ? totals[first + n]
+                        : partials_.get()[item.partial + (chunk - item.first_chunk) * item.num_rows + first + n];
                 if (item.partial >= 0 || chunk == 0) {
                     total.copy(results[n], cache_.value_stride);
                 } else {

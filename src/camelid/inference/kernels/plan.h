@@ -23,10 +23,10 @@ struct Item {
 
 struct Plan {
     std::vector<Item> items;
-    std::vector<Item> merges;        // rows whose chunks were shared out, with all of them
-    std::vector<int> first_token;    // [sequences]
-    std::vector<int> sequence_of;    // [tokens]
-    std::vector<int> position_of;    // [tokens]
+    std::vector<Item> merges;      // rows whose chunks were shared out, with all of them
+    std::vector<int> first_token;  // [sequences]
+    std::vector<int> sequence_of;  // [tokens]
+    std::vector<int> position_of;  // [tokens]
     int num_partials = 0;
 
     void make(const Step& step, int num_kv_heads, int heads_per_group, int num_threads) {
@@ -42,7 +42,8 @@ struct Plan {
             }
         }
         // In rows times chunks. A span of fewer than two chunks costs more than it brings.
-        const int64_t fair = num_threads == 1 ? INT64_MAX / 2 : work * num_kv_heads * heads_per_group / (num_threads * 4);
+        const int64_t fair =
+            num_threads == 1 ? INT64_MAX / 2 : work * num_kv_heads * heads_per_group / (num_threads * 4);
         for (int s = 0; s < step.num_sequences; ++s) {
             const int num_rows = step.num_new[s] * heads_per_group;
             for (int head = 0; head < num_kv_heads; ++head) {

@@ -22,17 +22,19 @@ struct Float32 {
     static CAMELID_INLINE Float load(const Stored* from) { return camelid::load(from); }
 };
 
-// sums[n] += weights [count][16] x token n, whose values stand `token_stride` apart and `step` after one another.
-template <class Type, int N>
+// sums[n] += weights [count][16] x token n, whose values stand `token_stride` apart and `step` after one another. With
+// each row of weights, memory is asked for from `ahead` on in steps of `ahead_bytes`, unless these are 0.
+template <class Type, int N, int ahead_bytes>
 CAMELID_INLINE void multiply_floats(const typename Type::Stored* weights, ptrdiff_t weight_stride, int count,
                                     const float* tokens, ptrdiff_t step, ptrdiff_t token_stride, float* sums,
-                                    ptrdiff_t sums_stride) {
+                                    ptrdiff_t sums_stride, const void* ahead) {
     Float totals[N];
     CAMELID_UNROLL
     for (int n = 0; n < N; ++n) totals[n] = load(sums + n * sums_stride);
     for (int k = 0; k < count; ++k, weights += weight_stride, tokens += step) {
-        prefetch<sizeof(*weights) * LANES>(weights);
-        const Float weight = Type::load(weights);
+        if constexpr (ahead_bytes > 0) __builtin_prefetch(static_cast<const char*>(ahead) + k * ahead_bytes);
+        Float weight = Type::load(weights);
+        pin(weight);
         CAMELID_UNROLL
         for (int n = 0; n < N; ++n) totals[n] = fma(weight, broadcast(tokens[n * token_stride]), totals[n]);
     }
@@ -44,7 +46,9 @@ CAMELID_INLINE void multiply_floats(const typename Type::Stored* weights, ptrdif
 template <class Type, int N>
 void multiply_float_tile(const uint8_t* panel, int num_columns, const Tile& tile, float* sums) {
     const auto* weights = reinterpret_cast<const typename Type::Stored*>(panel);
-    multiply_floats<Type, N>(weights, LANES, num_columns, tile.floats, N, 1, sums, LANES);
+    constexpr int row_bytes = LANES * sizeof(*weights);
+    multiply_floats<Type, N, row_bytes>(weights, LANES, num_columns, tile.floats, N, 1, sums, LANES,
+                                        panel + PREFETCH_BYTES);
 }
 
 template <Kind kind, int N>
@@ -81,7 +85,8 @@ void multiply_tile(const uint8_t* panel, int num_columns, const Tile& tile, floa
     if constexpr (is_quantised(kind)) {
         multiply_quantised_tile<kind, N>(panel, num_columns, tile, sums);
     } else {
-        using Type = std::conditional_t<kind == Kind::f32, Float32, std::conditional_t<kind == Kind::f16, Float16, BFloat16>>;
+        using Type =
+            std::conditional_t<kind == Kind::f32, Float32, std::conditional_t<kind == Kind::f16, Float16, BFloat16>>;
         multiply_float_tile<Type, N>(panel, num_columns, tile, sums);
     }
 }

@@ -1,5 +1,5 @@
-// Sixteen lanes of float and of int32, on whatever the processor has. Every instruction set computes the same bits: each
-// operation is rounded once, `fma` is fused, and `sum` adds lanes in one order.
+// Sixteen lanes of float and of int32, on whatever the processor has. Every instruction set computes the same bits:
+// each operation is rounded once, `fma` is fused, and `sum` adds lanes in one order.
 //
 // Besides the arithmetic, each set brings the dot products of a group of 32 columns: 16 rows of packed weights (see
 // matrix.h) with N tokens of int8, exact in int32.
@@ -30,8 +30,8 @@ CAMELID_INLINE int32_t load_int32(const void* address) {
     return value;
 }
 
-// Weights are asked for so far ahead of their use: further than a processor looks ahead by itself, which brings decoding from
-// 70 to 90 % of the speed of merely reading them.
+// Weights are asked for so far ahead of their use: further than a processor looks ahead by itself, which brings
+// decoding from 70 to 90 % of the speed of merely reading them.
 constexpr int PREFETCH_BYTES = 2048;
 
 template <int num_bytes>

@@ -12,6 +12,11 @@ struct Int {
     __m256i low, high;
 };
 
+// Keeps a value in its register: compilers would rather load it several times, or multiply everything first and add
+// afterwards, for which there are too few registers.
+CAMELID_INLINE void pin(__m256i& x) { __asm__("" : "+x"(x)); }
+CAMELID_INLINE void pin(Float& x) { __asm__("" : "+x"(x.low), "+x"(x.high)); }
+
 CAMELID_INLINE Float load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
 CAMELID_INLINE void store(float* to, Float x) {
     _mm256_storeu_ps(to, x.low);
@@ -100,10 +105,6 @@ CAMELID_INLINE Bytes low_nibbles(Bytes x) {
 CAMELID_INLINE Bytes high_nibbles(Bytes x) {
     return low_nibbles({_mm256_srli_epi16(x.low, 4), _mm256_srli_epi16(x.high, 4)});
 }
-
-// Keeps a sum in its register: compilers would rather multiply everything first and add afterwards, which takes more
-// registers than there are.
-CAMELID_INLINE void pin(__m256i& sum) { __asm__("" : "+x"(sum)); }
 
 // sums[n] starts at starts[n], or at 0, and grows by weights_at(step) x four bytes of token n, for every step.
 template <int N, int steps, class Multiply, class WeightsAt>

@@ -16,6 +16,13 @@ struct Int {
     __m512i x;
 };
 
+// Keeps a value in its register, where a compiler would rather load it several times.
+CAMELID_INLINE void pin([[maybe_unused]] Float& x) {
+#ifdef __AVX512F__  // not where these instructions are emulated
+    __asm__("" : "+v"(x.x));
+#endif
+}
+
 CAMELID_INLINE Float load(const float* from) { return {_mm512_loadu_ps(from)}; }
 CAMELID_INLINE void store(float* to, Float x) { _mm512_storeu_ps(to, x.x); }
 CAMELID_INLINE Float load(const uint16_t* halves) {

@@ -17,6 +17,11 @@ struct Int {
     int32x4_t quarter[QUARTERS];
 };
 
+// Keeps a value in its registers, where a compiler would rather load it several times.
+CAMELID_INLINE void pin(Float& x) {
+    __asm__("" : "+w"(x.quarter[0]), "+w"(x.quarter[1]), "+w"(x.quarter[2]), "+w"(x.quarter[3]));
+}
+
 template <class Vector, class Function>
 CAMELID_INLINE Vector each(Function function) {
     Vector result;

@@ -17,6 +17,8 @@ struct Int {
     int32_t lane[LANES];
 };
 
+CAMELID_INLINE void pin(Float&) {}
+
 template <class Vector, class Function>
 CAMELID_INLINE Vector each(Function function) {
     Vector result;
@@ -92,7 +94,8 @@ CAMELID_INLINE Float to_float(Int x) {
     return each<Float>([&](int i) { return float(x.lane[i]); });
 }
 CAMELID_INLINE Float scale_by_power(Float x, Int power) {
-    return each<Float>([&](int i) { return float_of_bits(bits_of_float(x.lane[i]) + (uint32_t(power.lane[i]) << 23)); });
+    return each<Float>(
+        [&](int i) { return float_of_bits(bits_of_float(x.lane[i]) + (uint32_t(power.lane[i]) << 23)); });
 }
 CAMELID_INLINE void store_bytes(int8_t* to, Int x) {
     for (int i = 0; i < LANES; ++i) to[i] = int8_t(x.lane[i] > 127 ? 127 : x.lane[i] < -128 ? -128 : x.lane[i]);
