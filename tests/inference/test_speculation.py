@@ -150,9 +150,10 @@ class Watched(ModelDrafter):
                 self.num_checked += 1
 
 
-@pytest.mark.parametrize("num_pages", [200, 24])
-def test_a_model_that_is_sometimes_right_guesses_from_the_right_tokens(num_pages: int) -> None:
-    drafter = Watched(FakeRunner(num_pages, 4, period=3), VOCAB_SIZE, max_rows=12, max_step_tokens=20)
+@pytest.mark.parametrize(("num_pages", "max_rows"), [(200, 12), (24, 12), (200, 6)])
+def test_a_model_that_is_sometimes_right_guesses_from_the_right_tokens(num_pages: int, max_rows: int) -> None:
+    # With few rows, nothing is guessed for a while whenever all places are taken.
+    drafter = Watched(FakeRunner(num_pages, 4, period=3), VOCAB_SIZE, max_rows=max_rows, max_step_tokens=20)
     engine = Engine(FakeRunner(60, 4, period=4), FakeTokenizer(), max_sequences=5, drafter=drafter)
     rng = random.Random(3)
     prompts = [[rng.randrange(4, VOCAB_SIZE) for _ in range(rng.randint(1, 30))] for _ in range(12)]
@@ -161,6 +162,17 @@ def test_a_model_that_is_sometimes_right_guesses_from_the_right_tokens(num_pages
     assert drafter.num_checked > 20
     drafter.check_integrity()
     assert drafter.num_pages_held == 0
+
+
+def test_what_follows_a_wrong_guess_is_computed_anew() -> None:
+    drafter = Watched(FakeRunner(200, 4, period=3), VOCAB_SIZE)
+    request = Request([0, *range(10, 17)], 60, GREEDY)
+    drafter.propose([request])
+    first, second, _ = request.draft
+    # Nothing was guessed for some tokens, of which the second is as it was guessed and the first is not.
+    request.tokens.extend([first + 1 if first < VOCAB_SIZE - 1 else 4, second, 7])
+    drafter.propose([request])
+    assert drafter.num_checked == 2
 
 
 def test_a_model_that_is_never_right_is_asked_seldom() -> None:

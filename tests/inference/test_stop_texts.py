@@ -1,11 +1,8 @@
 """Stop texts: found whatever the pieces, and never shown in part."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+import random
 
 from camelid.inference.answer import StopFinder
-
-letters = st.text("ab", max_size=30)
 
 
 def cut_slowly(text: str, stops: list[str]) -> str:
@@ -17,8 +14,19 @@ def cut_slowly(text: str, stops: list[str]) -> str:
     return text
 
 
-@given(st.lists(letters, max_size=8), st.lists(st.text("ab", min_size=1, max_size=6), max_size=4))
-def test_text_is_cut_where_the_first_stop_begins(pieces: list[str], stops: list[str]) -> None:
+def test_text_is_cut_where_the_first_stop_begins() -> None:
+    # Stops that begin within themselves, and texts that almost complete them, are what is hard: chance makes many.
+    rng = random.Random(1)
+
+    def letters(shortest: int, longest: int) -> str:
+        return "".join(rng.choices("ab", k=rng.randint(shortest, longest)))
+
+    for _ in range(4000):
+        pieces = [letters(0, 12) for _ in range(rng.randint(0, 6))]
+        check_cut(pieces, [letters(1, 7) for _ in range(rng.randint(0, 4))])
+
+
+def check_cut(pieces: list[str], stops: list[str]) -> None:
     finder = StopFinder(stops)
     text = "".join(pieces)
     shown = ""
@@ -30,9 +38,9 @@ def test_text_is_cut_where_the_first_stop_begins(pieces: list[str], stops: list[
     expected = cut_slowly(text, stops)
     assert finder.has_found() == (expected != text)
     if not finder.has_found():
-        for stop in stops:
-            for length in range(1, len(stop)):
-                assert not (shown.endswith(stop[:length]) and shown == text), "the beginning of a stop was shown"
+        held = text[len(shown) :]
+        longest = max((n for stop in stops for n in range(len(stop)) if text.endswith(stop[:n])), default=0)
+        assert len(held) == longest, "more or less was held back than may begin a stop"
         shown += finder.flush()
     assert shown == expected
 

@@ -19,6 +19,7 @@ Floats = NDArray[np.float32]
 _WORD = 2**64 - 1
 _BLOCK = 64
 _LONG = 4096
+_LIKELY = 1e-3
 
 
 class InvalidLogitsError(Exception):
@@ -118,23 +119,32 @@ def _draw(settings: SamplingSettings, logits: Floats, number: float) -> int:
     if 0 < settings.top_k < logits.size:
         tokens = find_largest(logits, settings.top_k)  # [C]
         weights = np.exp((logits[tokens] - peak) * scale)  # [C], of which the likeliest has 1
-        total = weights.sum(dtype=np.float64)
-        is_kept = weights >= settings.min_p
+        mass = settings.top_p * weights.sum()
     else:
         weights = np.subtract(logits, peak)  # [V]
         weights *= scale
         np.exp(weights, out=weights)
         if settings.top_p == 1 and settings.min_p == 0:
             return _pick(weights, number)
-        total = weights.sum(dtype=np.float64)
-        # All tokens below this weight together are less than what top_p leaves out.
-        floor = max((1 - settings.top_p) * total / logits.size, settings.min_p)
-        tokens = np.flatnonzero(weights >= floor)
+        mass = settings.top_p * weights.sum()
+        tokens = _find_candidates(weights, mass, settings)
         weights = weights[tokens]
-        is_kept = np.ones(weights.size, np.bool_)
+    is_kept = weights >= settings.min_p
     if settings.top_p < 1:
-        is_kept &= _find_nucleus(weights, settings.top_p * total)
+        is_kept &= _find_nucleus(weights, mass)
     return int(tokens[is_kept][_pick(weights[is_kept], number)])
+
+
+def _find_candidates(weights: Floats, mass: float, settings: SamplingSettings) -> NDArray[np.int64]:
+    """Places in [V] among which are all that top_p and min_p leave, in order; few where the model is sure of itself."""
+    if settings.top_p < 1:
+        likely = np.flatnonzero(weights >= max(_LIKELY, settings.min_p))
+        if weights[likely].sum() > mass:
+            return likely
+        # All below this weight together are less than what top_p leaves out.
+        floor = (1 - settings.top_p) * mass / settings.top_p / weights.size
+        return np.flatnonzero(weights >= max(floor, settings.min_p))
+    return np.flatnonzero(weights >= settings.min_p)
 
 
 def _find_nucleus(weights: Floats, mass: float) -> NDArray[np.bool_]:
