@@ -167,7 +167,8 @@ def _build_train(run: Run, inputs: dict[str, str]) -> Manifest:
     from camelid.dataset.loader import Loader
     from camelid.dataset.mixture import plan_mixture
     from camelid.dataset.shards import open_dataset
-    from camelid.training.trainer import Data, train
+    from camelid.training.loop import train
+    from camelid.training.trainer import Data
     from camelid.training.validate import choose_documents
 
     recipe = run.recipe

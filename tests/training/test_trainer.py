@@ -17,9 +17,10 @@ from camelid.errors import StoppedError, UserError
 from camelid.model.config import ModelConfig
 from camelid.model.initialize import initialize
 from camelid.model.llama import Transformer
+from camelid.training.loop import train
 from camelid.training.schedule import learning_rate
 from camelid.training.settings import TrainSettings
-from camelid.training.trainer import Data, Trainer, train
+from camelid.training.trainer import Data, Trainer
 from camelid.training.validate import Tokens
 
 _CONFIG = ModelConfig(dim=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_hidden_dim=48, vocab_size=60)
