@@ -31,6 +31,17 @@ def test_value_and_gradients_equal_torch_s(num_positions: int, monkeypatch: pyte
         torch.testing.assert_close(ours_leaf.grad.double(), leaf.grad, rtol=1e-4, atol=1e-4)
 
 
+def test_float64_stays_float64() -> None:
+    hidden, weight, targets = (tensor.requires_grad_(tensor.is_floating_point()) for tensor in _make(30))
+    found = linear_cross_entropy(hidden, weight, targets)
+    expected = F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum")
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (hidden, weight)), torch.autograd.grad(expected, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
 def test_bfloat16_is_as_near_as_its_rounding_allows() -> None:
     hidden, weight, targets = _make(300)
     expected = F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum")

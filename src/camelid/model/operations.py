@@ -13,14 +13,19 @@ from torch import Tensor
 from camelid.model.config import ModelConfig, RopeScaling
 
 
+def widen(x: Tensor) -> Tensor:
+    """The same values in float32, or in float64 where they are that already."""
+    return x if x.dtype is torch.float64 else x.float()
+
+
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """RMSNorm (Zhang and Sennrich 2019): x scaled to unit mean square, computed in float32, times a gain.
+    """RMSNorm (Zhang and Sennrich 2019): x scaled to unit mean square, computed in float32 at least, times a gain.
 
     Args:
         x: [..., D]
         gain: [D]
     """
-    wide = x.float()
+    wide = widen(x)
     normalised = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return normalised.to(x.dtype) * gain.to(x.dtype)
 
@@ -69,7 +74,7 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos, sin: [T, E / 2] or [B, T, E / 2]
     """
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = widen(x).chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 

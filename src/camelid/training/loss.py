@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camelid.model.operations import widen
+
 CHUNK_POSITIONS = 512
 
 
@@ -16,7 +18,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, is_com
     """Summed cross-entropy of `hidden @ weight.T` against `targets`, in nats.
 
     The gradients are computed chunk by chunk during the forward pass, while the chunk's logits are in the cache; the
-    backward pass only scales them. Under autocast the matrix products run in its type, sums stay in float32.
+    backward pass only scales them. Under autocast the matrix products run in its type, sums stay in float32,
+    and in float64 where everything is.
 
     Args:
         hidden: [N, D]
@@ -25,7 +28,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, is_com
         is_compiled: whether the elementwise part runs as generated code.
 
     Returns:
-        Scalar float32.
+        Scalar float32, or float64 where `hidden` is that.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -36,18 +39,18 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, is_com
 
 
 def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed loss (scalar, float32) of one chunk and its gradient [C, V], in the type of `logits`."""
-    gradient = logits.float().log_softmax(-1)
+    """Summed loss (scalar, float32 at least) of one chunk and its gradient [C, V], in the type of `logits`."""
+    gradient = widen(logits).log_softmax(-1)
     targets = targets.unsqueeze(-1)
     loss = -gradient.gather(-1, targets).sum()
     gradient.exp_()
-    gradient.scatter_add_(-1, targets, torch.full_like(targets, -1, dtype=torch.float32))
+    gradient.scatter_add_(-1, targets, torch.full_like(targets, -1, dtype=gradient.dtype))
     return loss, gradient.to(logits.dtype)
 
 
 def _softmax_gradient_elementwise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The same for generated code, whose scatter would add atomically, in no fixed order: it compares instead."""
-    wide = logits.float()
+    wide = widen(logits)
     log_sum = wide.logsumexp(-1, keepdim=True)  # [C, 1]
     loss = (log_sum - wide.gather(-1, targets.unsqueeze(-1))).sum()
     is_target = torch.arange(logits.shape[-1], device=logits.device) == targets.unsqueeze(-1)
@@ -58,10 +61,15 @@ def _softmax_gradient_elementwise(logits: Tensor, targets: Tensor) -> tuple[Tens
 _softmax_gradient_compiled = torch.compile(_softmax_gradient_elementwise, dynamic=False)
 
 
+def _zero(hidden: Tensor) -> Tensor:
+    is_double = hidden.dtype is torch.float64
+    return torch.zeros((), device=hidden.device, dtype=torch.float64 if is_double else torch.float32)
+
+
 def _loss_alone(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    loss = torch.zeros((), device=hidden.device)
+    loss = _zero(hidden)
     for chunk, target, _ in _chunks(hidden, targets):
-        logits = (chunk.to(head.dtype) @ head.T).float()
+        logits = widen(chunk.to(head.dtype) @ head.T)
         loss += (logits.logsumexp(-1) - logits.gather(-1, target.unsqueeze(-1)).squeeze(-1)).sum()
     return loss
 
@@ -72,7 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, is_compiled: bool
     ) -> Tensor:
         head = weight.to(dtype)
-        loss = torch.zeros((), device=hidden.device)
+        loss = _zero(hidden)
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight)
         # Buffers are used again for every chunk: fresh pages of this size cost as much as the product itself.
