@@ -103,18 +103,22 @@ class Transformer(nn.Module):
         if config.is_head_tied:
             self.output.weight = self.tok_embeddings.weight
 
-    def hidden_states(self, tokens: Tensor, start: int = 0, attend: Attend | None = None) -> Tensor:
+    def hidden_states(
+        self, tokens: Tensor, start: int = 0, attend: Attend | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """What the head sees.
 
         Args:
             tokens: [B, T] ids
             start: position of the first token.
             attend: attention over what it remembers of earlier calls; causal over `tokens` alone unless given.
+            positions: [T] or [B, T] of tokens that do not follow one another; from `start` on unless given.
 
         Returns:
             [B, T, D], normalised
         """
-        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        if positions is None:
+            positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         cos, sin = rotary_table(rotary_frequencies(self.config, tokens.device), positions)
         x = self.tok_embeddings(tokens)
         for layer in self.layers:
