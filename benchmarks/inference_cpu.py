@@ -28,9 +28,9 @@ import numpy as np
 
 from camelid.checkpoint import gguf
 from camelid.errors import UserError
-from camelid.inference.kernels.processor import count_physical_cores, describe_processor
 from camelid.inference.runners.native import NativeRunner
 from camelid.inference.step import Step
+from camelid.processor import count_physical_cores, describe_processor
 
 INTERPRETER = "CAMELID_LLAMA_CPP_PYTHON"
 PEER = Path(__file__).with_name("llama_cpp_peer.py")

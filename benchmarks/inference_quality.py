@@ -27,9 +27,9 @@ from torch import Tensor
 from camelid.checkpoint import gguf
 from camelid.checkpoint.find import open_model
 from camelid.checkpoint.load import load_transformer
-from camelid.inference.kernels.processor import count_physical_cores
 from camelid.inference.runners.native import NativeRunner
 from camelid.inference.step import Step
+from camelid.processor import count_physical_cores
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODELS = {"smollm2": ("smollm2-135m-instruct", "text/wikitext-2-raw/wiki.test.raw.gz")}

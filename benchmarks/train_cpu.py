@@ -213,14 +213,15 @@ def main() -> None:
     import torch
     import transformers
 
-    from camelid.training.device import cpu_name, multiplies_bfloat16
+    from camelid.processor import processor_name
+    from camelid.training.device import multiplies_bfloat16
 
     suited: Precision = "bfloat16" if multiplies_bfloat16() else "float32"
     precision: Precision = arguments.precision or suited
 
     result = {
         "date": time.strftime("%Y-%m-%d"),
-        "cpu": cpu_name(),
+        "cpu": processor_name(),
         "num_threads": arguments.threads,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "python": platform.python_version(),

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 
-BASE = ("errors", "settings", "lock", "artifact", "metrics", "progress", "encoding")
+BASE = ("errors", "settings", "lock", "artifact", "metrics", "progress", "encoding", "processor")
 """Everything may import these; they import one another and nothing else."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "planning": ("model.config",),
     "checkpoint": ("model", "tokenizer", "planning"),
     "training": ("dataset", "model", "checkpoint", "planning"),
-    "inference": ("model", "tokenizer", "checkpoint"),
+    "inference": ("model", "tokenizer", "checkpoint", "planning"),
     "quantization": ("model", "checkpoint", "inference"),
     "evaluation": ("inference", "dataset", "corpus.document", "checkpoint", "model", "training"),
     "report": (),
@@ -92,6 +92,7 @@ WITHOUT_TORCH_TRANSITIVELY = (
     "inference.sampler",
     "inference.scheduler",
     "inference.speculative",
+    "inference.speed",
     "inference.step",
     *WITHOUT_TORCH,
 )

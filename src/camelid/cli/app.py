@@ -7,7 +7,20 @@ import typer
 from typer.exceptions import TyperException
 
 from camelid import __version__
-from camelid.cli import chat, checkpoint, corpus, dataset, doctor, generate, quantize, report, run, tokenizer, train
+from camelid.cli import (
+    bench,
+    chat,
+    checkpoint,
+    corpus,
+    dataset,
+    doctor,
+    generate,
+    quantize,
+    report,
+    run,
+    tokenizer,
+    train,
+)
 from camelid.errors import StoppedError, UserError
 
 app = typer.Typer(
@@ -44,6 +57,7 @@ app.add_typer(checkpoint.app, name="checkpoint")
 app.command("quantize")(quantize.quantize)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.command("bench")(bench.bench)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 

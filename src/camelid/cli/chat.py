@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from camelid.cli.options import ModelOption, ThreadsOption
+from camelid.cli.options import DeviceOption, ModelOption, ThreadsOption
 from camelid.errors import UserError
 
 Stream = Callable[[list[dict[str, str]], dict[str, Any]], Iterator[str]]
@@ -85,11 +85,12 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens up to this probability.")] = 0.95,
     seed: Annotated[int, typer.Option(help="The same seed and words give the same answers.")] = 0,
     threads: ThreadsOption = 0,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Talk with a model; /help lists what can be said besides."""
     from camelid import Llama
 
-    llama = Llama.load(model, num_threads=threads, max_sequences=1)
+    llama = Llama.load(model, device, num_threads=threads, max_sequences=1)
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     conversation = Conversation(lambda messages, settings: llama.chat(messages, **settings), sampling, system)
     llama.check_chat()

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Weights in any format: look at them, convert them, compare them.", no_args_is_help=True)
+app = typer.Typer(help="Weights of any format: looked at, converted, compared.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 ModelArgument = Annotated[str, typer.Argument(help="A model: a file or folder of any format, a name, or a hub id.")]

@@ -38,12 +38,13 @@ def _examine() -> Iterator[Finding]:
 
     import torch
 
+    from camelid.processor import processor_name
     from camelid.progress import format_count
-    from camelid.training.device import cpu_name, has_compiler, measure_peak_flops, multiplies_bfloat16, num_cores
+    from camelid.training.device import has_compiler, measure_peak_flops, multiplies_bfloat16, num_cores
 
     yield Finding("python", platform.python_version())
     yield Finding("torch", torch.__version__)
-    yield Finding("processor", f"{cpu_name()}, {num_cores()} cores")
+    yield Finding("processor", f"{processor_name()}, {num_cores()} cores")
     cpu = torch.device("cpu")
     yield Finding("float32 products", f"{format_count(measure_peak_flops(cpu, torch.float32), 'FLOP')}/s")
     if multiplies_bfloat16():

@@ -1,10 +1,10 @@
 """`camelid generate`: a prompt becomes text."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camelid.cli.options import DraftOption, ModelOption, RunnerOption, ThreadsOption
+from camelid.cli.options import DeviceOption, DraftOption, ModelOption, RunnerOption, ThreadsOption
 
 if TYPE_CHECKING:
     from camelid.inference.engine import Statistics
@@ -23,17 +23,19 @@ def generate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     runner: RunnerOption = "auto",
     threads: ThreadsOption = 0,
+    device: DeviceOption = "cpu",
     draft: DraftOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> None:
-    """Print the continuation of a prompt as it is written, and nothing else on standard output."""
+    """Continue a prompt. The text goes to standard output as it is written, all else to standard error."""
     import json
     import sys
     import time
 
     from camelid import Llama
 
-    llama = Llama.load(model, runner=runner, num_threads=threads, draft=draft, max_sequences=1)  # type: ignore[arg-type]
+    way: dict[str, Any] = {"runner": runner, "num_threads": threads, "draft": draft}
+    llama = Llama.load(model, device, **way, max_sequences=1)
     text = sys.stdin.read() if prompt == "-" else prompt
     sampling = {
         "max_tokens": max_tokens,

@@ -26,6 +26,7 @@ RunnerOption = Annotated[
     str, typer.Option(help="What computes: native (kernels for this processor), torch, or auto for the best of them.")
 ]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a physical core.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, or cuda for torch's.")]
 DraftOption = Annotated[
     str,
     typer.Option(help="Where guesses at the next tokens come from: lookup, none, or a smaller model; auto decides."),

@@ -28,7 +28,7 @@ def quantize(
     head: Annotated[str, typer.Option(help="Format of embedding and output matrix: same, q8_0 or f16.")] = "q8_0",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Write a smaller model as a GGUF file that llama.cpp reads too, and report what it cost."""
+    """Write a model with fewer bits, and say what it cost. The GGUF file loads in llama.cpp too."""
     import json
     from dataclasses import asdict
 

@@ -1,15 +1,14 @@
 """What the machine offers to training: device, type of matrix products, generated code, peak speed."""
 
 import os
-import platform
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from camelid.errors import UserError
+from camelid.processor import processor_name
 from camelid.training.settings import TrainSettings
 
 _PEAK_MATRIX_DIM = 2048
@@ -33,7 +32,7 @@ class Execution:
     def describe(self) -> dict[str, str | int | bool]:
         """What must be equal for a resumed run to give the same bytes."""
         return {
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else cpu_name(),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else processor_name(),
             "compute_dtype": str(self.compute_dtype).removeprefix("torch."),
             "is_compiled": self.is_compiled,
             "num_threads": self.num_threads,
@@ -77,16 +76,6 @@ def choose_execution(settings: TrainSettings) -> Execution:
 def num_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_name() -> str:
-    """The processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def multiplies_bfloat16() -> bool:

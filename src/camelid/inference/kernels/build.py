@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from camelid.errors import UserError
-from camelid.inference.kernels.processor import describe_processor
 from camelid.lock import LockedError, take_lock
+from camelid.processor import describe_processor
 
 SOURCES = Path(__file__).parent
 MAIN_SOURCE = "camelid.cpp"

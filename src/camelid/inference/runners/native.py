@@ -25,9 +25,9 @@ from camelid.inference.kernels.library import (
     StepArrays,
     load_kernels,
 )
-from camelid.inference.kernels.processor import available_bytes, count_physical_cores
 from camelid.inference.step import Step
 from camelid.model.config import ModelConfig
+from camelid.processor import available_bytes, count_physical_cores
 
 _LAYER_MATRICES = {
     "attention.wq.weight": 0,
@@ -71,6 +71,8 @@ class NativeRunner:
         self.num_pages = num_pages
         self.page_size = page_size
         self.requantised: Counter[str] = Counter()
+        self.num_weights: Counter[str] = Counter()
+        """Weights of matrices by the kind that they are packed as."""
         _check_fits(model, num_pages, page_size)
         self._kernels = load_kernels()
         self._pool = Pool(self._kernels, num_threads or count_physical_cores())
@@ -128,6 +130,15 @@ class NativeRunner:
             assert self._handle is not None
             return int(self._kernels.call("model_read", self._handle))
 
+    def measure_products(self) -> float:
+        """Multiplications with their additions per second that the threads reach at best on weights of this kind."""
+        return self._pool.measure_products(max(self.num_weights, key=self.num_weights.__getitem__))
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the keys and values."""
+        return cache_bytes(self.config, self.num_pages, self.page_size)
+
     def close(self) -> None:
         """Gives weights and cache back to the system."""
         with self._lock:
@@ -162,6 +173,7 @@ class NativeRunner:
     def _pack(self, tensor: StoredTensor, layer: int, role: int) -> None:
         encoding, (num_rows, num_columns) = tensor.encoding, tensor.shape
         kind = _KINDS.get(encoding.name, _REQUANTISED)
+        self.num_weights[kind] += num_rows * num_columns
         handle = self._kernels.create(
             "model_make_matrix", self._handle, layer, role, KINDS.index(kind), num_rows, num_columns
         )

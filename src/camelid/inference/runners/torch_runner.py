@@ -79,20 +79,20 @@ class TorchRunner:
         self.num_pages = num_pages
         self.page_size = page_size
         embedding = model.tok_embeddings.weight
-        self._device = embedding.device
-        self._has_graphs = self._device.type == "cuda"
+        self.device = embedding.device
+        self._has_graphs = self.device.type == "cuda"
         self._is_padded = self._has_graphs if is_padded is None else is_padded
         self._graphs: dict[tuple[int, int], _Graph] = {}
         # The last page takes what padding writes. Zeros, for what is masked must still be finite.
         shape = (config.num_layers, 2, num_pages + 1, page_size, config.num_kv_heads, config.head_dim)
         try:
-            self._cache = torch.zeros(shape, device=self._device, dtype=embedding.dtype)
+            self._cache = torch.zeros(shape, device=self.device, dtype=embedding.dtype)
         except RuntimeError as error:
             raise UserError(
-                f"a cache of {num_pages * page_size:,} positions does not fit in the memory of {self._device}; use a "
+                f"a cache of {num_pages * page_size:,} positions does not fit in the memory of {self.device}; use a "
                 "smaller one"
             ) from error
-        self._frequencies = rotary_frequencies(config, self._device)
+        self._frequencies = rotary_frequencies(config, self.device)
 
     @classmethod
     def load(
@@ -185,7 +185,7 @@ class TorchRunner:
     def _send(self, array: NDArray[np.generic]) -> Tensor:
         # A copy: the step's arrays are written again while the device may still read.
         tensor = torch.from_numpy(np.array(array))
-        return (tensor if tensor.dtype == torch.bool else tensor.long()).to(self._device)
+        return (tensor if tensor.dtype == torch.bool else tensor.long()).to(self.device)
 
     def _run_padded(self, step: Step) -> Tensor:
         """A step of single tokens, filled up with sequences of one token in the spare page."""

@@ -1,4 +1,4 @@
-"""The processor and the memory of this machine, as far as kernels need to know them."""
+"""The processor and the memory of this machine: its name, what compiled code depends on, cores, free bytes."""
 
 import os
 import platform
@@ -20,6 +20,14 @@ def count_physical_cores() -> int:
     quota, _, period = _read(_QUOTA).partition(" ")
     limit = -(-int(quota) // int(period)) if quota.isdecimal() and period.isdecimal() else len(cores)
     return max(1, min(len(cores), limit))
+
+
+def processor_name() -> str:
+    """The processor's name as the system tells it."""
+    for line in _read(_CPU_INFO).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def describe_processor() -> str:
