@@ -96,8 +96,8 @@ WITHOUT_TORCH_TRANSITIVELY = (
     "inference.step",
     *WITHOUT_TORCH,
 )
-EXTRAS = {"corpus": "corpus"}
-"""Rooms that may import the packages of an optional extra, where they are used."""
+EXTRAS: dict[str, tuple[str, ...]] = {"corpus": ("corpus", "cluster")}
+"""Rooms that may import the packages of optional extras, where they are used."""
 
 IMPORT_NAMES = {"fasttext-numpy2": "fasttext"}
 """Packages that are imported by another name."""
@@ -229,7 +229,7 @@ def test_core_needs_only_what_pyproject_says() -> None:
     known = {*declared, *sys.stdlib_module_names, "camelid"}
     for module, path in modules().items():
         found = {name.partition(".")[0] for _, name in find_imports(path.read_text(encoding="utf-8"), module)}
-        extra = EXTRAS.get(module.partition(".")[0])
-        packages = [package.partition(">")[0] for package in project["optional-dependencies"][extra]] if extra else []
+        extras = EXTRAS.get(module.partition(".")[0], ())
+        packages = [text.partition(">")[0] for extra in extras for text in project["optional-dependencies"][extra]]
         allowed = {*known, *(IMPORT_NAMES.get(package, package) for package in packages)}
         assert found <= allowed, f"camelid.{module} imports {found - allowed}, which pyproject.toml does not name"

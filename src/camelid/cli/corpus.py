@@ -1,16 +1,20 @@
 """`camelid corpus`: raw text becomes documents, and what that takes is fetched, trained and looked at."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from camelid.cli.options import OutOption, RebuildOption, RecipeArgument, SetOption, run_stages
+from camelid.errors import UserError
 
 app = typer.Typer(help="Raw text becomes clean, deduplicated documents.", no_args_is_help=True)
 
 ProductOption = Annotated[Path, typer.Option("--out", help="Folder of the product.")]
 WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Processes, 0 for one per core.")]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGTkmgt]?)(i?)B?)", re.IGNORECASE)
 
 
 @app.callback()
@@ -19,10 +23,41 @@ def _group() -> None:
 
 
 @app.command()
-def build(recipe: RecipeArgument, out: OutOption = None, set_: SetOption = [], rebuild: RebuildOption = False) -> None:  # noqa: B006
+def build(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    set_: SetOption = [],  # noqa: B006
+    rebuild: RebuildOption = False,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="processes, or ray for the cluster that RAY_ADDRESS names.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes, 0 for one per core.")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="Bound on comparing hashes, all processes: 1GiB.")
+    ] = None,
+) -> None:
     """Read, clean and deduplicate the recipe's sources."""
-    run = run_stages(recipe, out, set_, [], "corpus", rebuild)
+    chosen = {
+        "engine": engine,
+        "num_workers": workers,
+        "memory_bytes": None if memory is None else parse_size(memory, "--memory"),
+    }
+    overrides = [*set_, *(f"corpus.{name}={value}" for name, value in chosen.items() if value is not None)]
+    run = run_stages(recipe, out, overrides, [], "corpus", rebuild)
     typer.echo(run.path("corpus"))
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes of `1GiB`, `500 MB` or `1073741824`.
+
+    Raises:
+        UserError: it is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{option} {text!r} is no size; write it as 1GiB, 500MB or a number of bytes")
+    prefix, is_binary = match[2].upper(), bool(match[3])
+    return int(float(match[1]) * (1024 if is_binary else 1000) ** " KMGT".index(prefix or " "))
 
 
 @app.command("train-lm")

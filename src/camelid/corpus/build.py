@@ -29,7 +29,7 @@ from camelid.corpus.chain import (
     uses_installed_language_model,
 )
 from camelid.corpus.document import Document, read_document_file, write_documents
-from camelid.corpus.engine import Engine
+from camelid.corpus.engine import Engine, open_engine
 from camelid.corpus.ledger import LEDGER_NAME, LEDGER_SCHEMA, write_ledger
 from camelid.corpus.settings import CorpusSettings
 from camelid.corpus.sources import list_files, source_root
@@ -49,8 +49,8 @@ _PART_COMPRESSION = "lz4"
 
 
 def corpus_identity(settings: CorpusSettings) -> dict[str, object]:
-    """The settings that decide the corpus; the number of workers and their memory do not."""
-    return settings.model_dump(mode="json", exclude={"num_workers", "memory_bytes"})
+    """The settings that decide the corpus; what runs the tasks, on how many workers and with what memory does not."""
+    return settings.model_dump(mode="json", exclude={"engine", "num_workers", "memory_bytes"})
 
 
 def fingerprint_sources(settings: CorpusSettings, base: Path) -> dict[str, str]:
@@ -96,13 +96,15 @@ def build_corpus(settings: CorpusSettings, directory: Path, *, seed: int, base: 
     Raises:
         UserError: a source is missing or empty, or too little text is left.
     """
+    # Workers of another machine have another working folder.
+    directory, base = directory.absolute(), base.absolute()
     identity = corpus_identity(settings)
     inputs = fingerprint_sources(settings, base)
     with (
         artifact.publish(
             directory, kind=KIND, settings=identity, inputs=inputs, seed=seed, logs=(TIMINGS_NAME,), is_resumable=True
         ) as draft,
-        Engine(settings.num_workers) as engine,
+        open_engine(settings.engine, settings.num_workers) as engine,
     ):
         work = _open_work(draft.path, json.dumps([identity, inputs, seed], sort_keys=True))
         tasks = plan_tasks(settings, base, work)

@@ -14,7 +14,7 @@ from typing import Any
 from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
 from camelid.corpus.settings import CorpusSettings, Source
-from camelid.corpus.source_settings import BooksSource
+from camelid.corpus.source_settings import BooksSource, FilesSource
 from camelid.corpus.steps import c4, decontaminate, exact, language, overlap, paragraphs, perplexity, references
 from camelid.corpus.steps.clean import clean
 from camelid.corpus.steps.cut import cut
@@ -129,7 +129,9 @@ def _cut(documents: Iterator[Document], work: Work) -> Iterator[Document]:
 
 
 def _clean(documents: Iterator[Document], work: Work) -> Iterator[Document]:
-    return clean(documents, work.settings, work.drops)
+    source = work.task.source
+    own = source.min_characters if isinstance(source, FilesSource) else None
+    return clean(documents, work.settings, own or work.settings.min_characters, work.drops)
 
 
 def _decontaminate(documents: Iterator[Document], work: Work) -> Iterator[Document]:

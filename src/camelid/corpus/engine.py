@@ -1,13 +1,13 @@
-"""Runs tasks on several processes and hands their results on in the order of the tasks."""
+"""Runs tasks on several processes, here or on a Ray cluster, and hands their results on in the order of the tasks."""
 
 import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from camelid.errors import UserError
 
@@ -46,23 +46,54 @@ class Engine:
         Raises:
             UserError: a process was ended from outside, as the system does when memory is short.
         """
-        if self.num_workers == 1 or len(tasks) <= 1:
+        if self._is_here(len(tasks)):
             yield from map(function, tasks)
             return
+        submit, collect = self._open(function)
+        waiting: deque[Any] = deque()
+        for task in tasks:
+            waiting.append(submit(task))
+            if len(waiting) >= self.num_workers * _TASKS_AHEAD:
+                yield collect(waiting.popleft())
+        while waiting:
+            yield collect(waiting.popleft())
+
+    def _is_here(self, num_tasks: int) -> bool:
+        """Whether so many tasks are done by this process."""
+        return self.num_workers == 1 or num_tasks <= 1
+
+    def _open(self, function: Callable[[Task], Result]) -> tuple[Callable[[Task], Any], Callable[[Any], Result]]:
+        """How a task is sent to the workers, which gives a handle, and how the result of a handle is had."""
         if self._pool is None:
             # Spawned, not forked: a fork copies locks that threads of this process may hold.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.num_workers, mp_context=context)
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(self._pool.submit(function, task))
-                if len(waiting) >= self.num_workers * _TASKS_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process was ended from outside, most likely because memory ran out; run it again with a "
-                "smaller corpus.num_workers (what is finished is kept)"
-            ) from error
+        pool = self._pool
+
+        def guard(call: Callable[..., Any], *arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker process was ended from outside, most likely because memory ran out; run it again with a "
+                    "smaller corpus.num_workers (what is finished is kept)"
+                ) from error
+
+        return lambda task: guard(pool.submit, function, task), lambda future: guard(future.result)
+
+
+def open_engine(kind: str, num_workers: int) -> Engine:
+    """The engine that the settings name.
+
+    Args:
+        kind: `processes` or `ray`.
+        num_workers: 0 for one per core.
+
+    Raises:
+        UserError: Ray is not installed, or no cluster can be had.
+    """
+    if kind == "ray":
+        from camelid.corpus.ray_engine import RayEngine
+
+        return RayEngine(num_workers)
+    return Engine(num_workers)

@@ -69,6 +69,8 @@ class CorpusSettings(Settings):
     """Share of the documents that is never trained on, chosen by a hash of their text."""
     decontamination: DecontaminationSettings = DecontaminationSettings()
     """Documents that share long passages with evaluation sets are found."""
+    engine: Literal["processes", "ray"] = "processes"
+    """What runs the tasks: processes of this machine, or the Ray cluster that RAY_ADDRESS names."""
     num_workers: int = Field(0, ge=0)
     """Processes that read at once, 0 for one per core; the result does not depend on it."""
     memory_bytes: int = Field(1 << 30, ge=1 << 26)

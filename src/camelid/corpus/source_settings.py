@@ -16,6 +16,8 @@ class FilesSource(Settings):
     """The folder, or a single file; relative to the recipe's folder."""
     licence: str | None = None
     """Licence of the texts, recorded with each document that names none itself."""
+    min_characters: int | None = Field(None, ge=1)
+    """Shorter documents of this source are dropped, in place of `corpus.min_characters`."""
 
 
 class StackExchangeSource(FilesSource):
@@ -38,6 +40,8 @@ class WikipediaSource(FilesSource):
     """Says that this source is Wikipedia."""
     licence: str | None = "CC BY-SA"
     """Licence of the texts, recorded with each document."""
+    min_characters: int | None = Field(1, ge=1)
+    """Shorter articles are dropped; the paper keeps short ones too."""
     languages: tuple[str, ...] = (
         "bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu",
         "it", "nl", "pl", "pt", "ro", "ru", "sl", "sr", "sv", "uk",

@@ -113,6 +113,8 @@ class C4Source(FilesSource):
     """Says that this source is C4."""
     licence: str | None = "ODC-BY 1.0"
     """Licence of the texts, recorded with each document."""
+    min_characters: int | None = Field(1, ge=1)
+    """Shorter pages are dropped; C4 as published has pages of a line."""
     rules: C4Rules | None = None
     """The files are CommonCrawl's, and these rules make C4 of them."""
 

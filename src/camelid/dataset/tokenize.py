@@ -13,6 +13,7 @@ from camelid.dataset.settings import DatasetSettings
 from camelid.dataset.shards import KIND, StreamWriter, choose_dtype
 from camelid.errors import UserError
 from camelid.progress import progress
+from camelid.tokenizer.bulk import BulkEncoder
 from camelid.tokenizer.load import Tokenizer, load_tokenizer
 
 _BATCH_CHARACTERS = 1 << 22
@@ -75,13 +76,14 @@ def build_dataset(settings: DatasetSettings, corpus: Path, tokenizer: Path, dire
 
 def _encode(corpus: Path, split: Split, tokenizer: Tokenizer) -> Iterator[tuple[list[Document], list[list[int]]]]:
     """Documents and their token ids, as many at once as are worth encoding together."""
+    encoder = BulkEncoder(tokenizer)
     batch: list[Document] = []
     num_characters = 0
     for document in read_documents(corpus, split):
         batch.append(document)
         num_characters += len(document.text)
         if num_characters >= _BATCH_CHARACTERS:
-            yield batch, tokenizer.encode_batch(item.text for item in batch)
+            yield batch, encoder.encode([item.text for item in batch])
             batch, num_characters = [], 0
     if batch:
-        yield batch, tokenizer.encode_batch(item.text for item in batch)
+        yield batch, encoder.encode([item.text for item in batch])
