@@ -72,8 +72,9 @@ class Turn:
 class LlamaCpp:
     """A process with a model loaded, which answers one measurement a line."""
 
-    def __init__(self, interpreter: str, model: Path, num_threads: int, flash_attention: int):
-        command = [interpreter, str(PEER), str(model), str(num_threads), str(flash_attention)]
+    def __init__(self, interpreter: str, model: Path, *numbers: int):
+        """The numbers are threads, flash attention or not, and positions that the cache holds."""
+        command = [interpreter, str(PEER), str(model), *map(str, numbers)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
 

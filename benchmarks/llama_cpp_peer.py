@@ -1,12 +1,13 @@
-"""Runs llama.cpp for `inference_cpu.py` and `inference_quality.py`, under an interpreter that has llama-cpp-python.
+"""Runs llama.cpp for the benchmarks of inference, under an interpreter that has llama-cpp-python.
 
-    python llama_cpp_peer.py MODEL.gguf THREADS FLASH_ATTENTION
+    python llama_cpp_peer.py MODEL.gguf THREADS FLASH_ATTENTION [CONTEXT]
 
 Reads one task a line and answers with its wall and processor seconds:
 
     prompt T          one pass over T tokens
     decode T S        T tokens of each of S sequences, one of each a pass, after 16 tokens of each
     logits FROM TO    one pass over the int32 tokens in a file; logits of all go to another as float32
+    requests FILE     answers to the prompts in a JSON file, [[ids, number of new tokens], ...], sixteen at once
 
     python llama_cpp_peer.py --quantize FROM.gguf TO.gguf q4_0|q8_0
 
@@ -15,33 +16,47 @@ requantises a model instead.
 
 import array
 import ctypes
+import json
 import sys
 import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
 
 PROMPT_OF_SEQUENCES = 16
 CONTEXT = 4096
 MAX_SEQUENCES = 16
+BATCH = 512
+
+
+@dataclass
+class Slot:
+    """A request under way."""
+
+    pending: list[int]
+    num_cached: int
+    num_left: int
 
 
 class Peer:
     """A loaded model that decodes batches of made-up tokens."""
 
-    def __init__(self, path: str, num_threads: int, flash_attention: int):
+    def __init__(self, path: str, num_threads: int, flash_attention: int, context: int = CONTEXT):
         llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = CONTEXT, 512, 512
+        params.n_ctx, params.n_batch, params.n_ubatch = context, BATCH, BATCH
         params.n_seq_max = MAX_SEQUENCES
         params.n_threads = params.n_threads_batch = num_threads
         params.flash_attn_type = flash_attention
         params.kv_unified = True
         self._context = llama_cpp.llama_init_from_model(model, params)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-        self._batch = llama_cpp.llama_batch_init(512, 0, 1)
+        self._batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
 
     def pass_once(self, tokens: list[int], positions: list[int], sequences: list[int], wanted: set[int]) -> None:
         """One forward pass; logits of the places in `wanted`."""
@@ -86,6 +101,45 @@ class Peer:
         Path(target).write_bytes(ctypes.string_at(logits, 4 * len(tokens) * self._vocab_size))
         return seconds
 
+    def answer_requests(self, source: str) -> tuple[float, float]:
+        """Continuous batching as llama.cpp's server does it, without HTTP and choosing greedily; the two seconds."""
+        waiting = deque(json.loads(Path(source).read_text()))
+        free, slots = list(range(MAX_SEQUENCES)), dict[int, Slot]()
+        self.clear()
+        started = time.perf_counter(), time.process_time()
+        while waiting or slots:
+            while free and waiting:
+                prompt, num_new = waiting.popleft()
+                slots[free.pop()] = Slot(prompt, 0, num_new)
+            for sequence in self._advance(slots):
+                memory = llama_cpp.llama_get_memory(self._context)
+                assert llama_cpp.llama_memory_seq_rm(memory, sequence, -1, -1)
+                del slots[sequence]
+                free.append(sequence)
+        return time.perf_counter() - started[0], time.process_time() - started[1]
+
+    def _advance(self, slots: dict[int, Slot]) -> list[int]:
+        """One pass, those that write first and then as much of the prompts as there is room for; who has ended."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        last: dict[int, int] = {}
+        for sequence, slot in sorted(slots.items(), key=lambda item: len(item[1].pending)):
+            part = slot.pending[: BATCH - len(tokens)]
+            tokens += part
+            positions += range(slot.num_cached, slot.num_cached + len(part))
+            sequences += [sequence] * len(part)
+            slot.num_cached += len(part)
+            slot.pending = slot.pending[len(part) :]
+            if part and not slot.pending:
+                last[sequence] = len(tokens) - 1
+        self.pass_once(tokens, positions, sequences, set(last.values()))
+        for sequence, place in last.items():
+            logits = llama_cpp.llama_get_logits_ith(self._context, place)
+            slots[sequence].pending = [int(np.ctypeslib.as_array(logits, (self._vocab_size,)).argmax())]
+            slots[sequence].num_left -= 1
+        return [sequence for sequence in last if not slots[sequence].num_left]
+
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _silence(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
@@ -101,14 +155,16 @@ def quantize(source: str, target: str, encoding: str) -> None:
     assert llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)) == 0
 
 
-def answer(path: str, num_threads: str, flash_attention: str) -> None:
+def answer(path: str, *numbers: str) -> None:
     """Answers until the input ends."""
-    peer = Peer(path, int(num_threads), int(flash_attention))
+    peer = Peer(path, *map(int, numbers))
     print("ready", flush=True)
     for line in sys.stdin:
         what, *arguments = line.split()
         if what == "logits":
             print(*peer.write_logits(*arguments), flush=True)
+        elif what == "requests":
+            print(*peer.answer_requests(*arguments), flush=True)
         else:
             num_tokens, num_sequences = [*map(int, arguments), 1][:2]
             print(*peer.measure(what, num_tokens, num_sequences), flush=True)

@@ -12,7 +12,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from camelid.recipe import Recipe
-from camelid.settings import Settings, is_settings, union_members
+from camelid.settings import Settings, is_settings, read_sentences, union_members
 
 PAGE = Path(__file__).with_name("settings.md")
 INTRODUCTION = """\
@@ -43,6 +43,7 @@ def describe(model: type[Settings], path: str) -> Iterator[str]:
     """Lines on one table of the recipe, then on the tables below it."""
     below: list[tuple[str, type[Settings]]] = []
     rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    sentences = read_sentences(model)
     for name, field in model.model_fields.items():
         if name == "kind":  # the heading says it
             continue
@@ -53,7 +54,7 @@ def describe(model: type[Settings], path: str) -> Iterator[str]:
         if inner and not is_list:
             continue
         value = "list of tables, see below" if inner else _say_type(field)
-        rows.append(f"| `{name}` | {value} | {_say_default(field)} | {_in_cell(field.description or '')} |")
+        rows.append(f"| `{name}` | {value} | {_say_default(field)} | {_in_cell(sentences[name])} |")
     if path:
         yield f"{(model.__doc__ or '').strip()}\n"
     if len(rows) > 2:

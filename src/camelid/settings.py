@@ -5,6 +5,7 @@ model does not know is refused with the nearest name that it does know.
 """
 
 import difflib
+import itertools
 import json
 import tomllib
 import types
@@ -59,7 +60,27 @@ _EXPECTATIONS = {
 class Settings(BaseModel):
     """A frozen group of settings; the sentence under each field is its documentation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def read_sentences(model: type[Settings]) -> dict[str, str]:
+    """The sentence under each field, inherited fields among them.
+
+    Pydantic would read them from the source whenever a settings module is imported, which takes longer than all else.
+    """
+    import ast
+    import inspect
+    import textwrap
+
+    sentences: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if is_settings(base) and base is not Settings:
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            assert isinstance(definition, ast.ClassDef)
+            for field, below in itertools.pairwise(definition.body):
+                if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                    sentences[ast.unparse(field.target)] = inspect.cleandoc(ast.literal_eval(below.value))
+    return sentences
 
 
 def read_toml(path: Path) -> Tree:

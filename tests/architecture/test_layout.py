@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import camelid
-from camelid.settings import Settings
+from camelid.settings import Settings, read_sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_FILE_LINES = 500
@@ -80,8 +80,9 @@ def find_forbidden_text(path: Path, text: str) -> Iterator[str]:
 
 def find_vague_settings(model: type[Settings]) -> Iterator[str]:
     """Fields without exactly one sentence."""
-    for name, field in model.model_fields.items():
-        sentence = field.description or ""
+    sentences = read_sentences(model)
+    for name in model.model_fields:
+        sentence = sentences.get(name, "")
         if not sentence.endswith(".") or re.search(r"[.!?]\s+[A-Z]", sentence) or "\n\n" in sentence:
             yield f"{model.__module__}.{model.__name__}.{name}: {sentence!r} is not one sentence"
 

@@ -6,8 +6,8 @@ from functools import cache
 import numpy as np
 import pytest
 from fake_model import EOS, VOCAB_SIZE
-from random_model import make_model
 from random_schedules import CONTEXT, run_schedules
+from small_models import make_model
 
 from camelid.inference.request import SamplingSettings
 from camelid.inference.runners.native import NativeRunner
@@ -25,7 +25,7 @@ SMALL = CONFIG.model_copy(update={"num_layers": 1, "is_head_tied": True})
 @cache
 def make_runner(config: ModelConfig, encoding: str, num_pages: int, page_size: int) -> NativeRunner:
     # What a runner's cache held before must not matter, so schedules may share one.
-    return NativeRunner(make_model(config, encoding, spread=0.35), num_pages, page_size, num_threads=1)
+    return NativeRunner(make_model(config, encoding), num_pages, page_size, num_threads=1)
 
 
 class NativeModel:

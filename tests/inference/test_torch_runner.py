@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from parity_configs import CONFIGS
-from random_model import make_model
+from small_models import make_model
 from torch import Tensor
 
 from camelid.checkpoint.load import load_transformer

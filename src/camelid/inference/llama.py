@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -77,9 +78,11 @@ class Llama:
         from camelid.checkpoint.find import open_model
 
         stored = open_model(model)
-        tokenizer = stored.load_tokenizer()
         positions = _choose_cache_tokens(stored.config, context, cache_tokens, max_sequences)
-        chosen = _make_runner(stored, positions, device, runner, num_threads)
+        with ThreadPoolExecutor(1) as beside:  # weights are packed without Python's lock
+            loading = beside.submit(stored.load_tokenizer)
+            chosen = _make_runner(stored, positions, device, runner, num_threads)
+            tokenizer = loading.result()
         drafter: Drafter | None = None
         if draft == "lookup" or (draft == "auto" and chosen.is_batch_invariant):
             drafter = LookupDrafter()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from camelid import processor
 from camelid.errors import UserError
-from camelid.inference.kernels import build, processor
+from camelid.inference.kernels import build
 
 FAKE_COMPILER = """#!/bin/sh
 if [ "$1" = --version ]; then echo fake 1.0; exit 0; fi

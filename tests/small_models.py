@@ -21,7 +21,7 @@ def make_tensor(name: str, values: NDArray[np.floating], encoding: str) -> Store
     return StoredTensor(name, values.shape, ENCODINGS[encoding], lambda: data)
 
 
-def make_model(config: ModelConfig, encoding: str, seed: int = 0) -> StoredModel:
+def make_model(config: ModelConfig, encoding: str = "f32", seed: int = 0) -> StoredModel:
     """Random weights, large enough that logits spread; gains are f32 in every file."""
     rng = np.random.default_rng(seed)
     tensors = {}
