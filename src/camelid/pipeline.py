@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from camelid import artifact
 from camelid.artifact import Manifest
 from camelid.errors import UserError
+from camelid.parallel.settings import refuse_wrong_count
 from camelid.progress import format_duration
 from camelid.recipe import Recipe
 from camelid.report.sentences import describe_product
 from camelid.settings import Settings
+
+if TYPE_CHECKING:
+    from camelid.parallel.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Run:
     """Where the recipe's relative paths start."""
     compared_tokenizers: Mapping[str, Path]
     """Other tokenizers to measure beside the trained one."""
+    processes: "Processes | None" = None
+    """Those that train together; each of them runs this chain, and the first one does alone all but the training."""
 
     def path(self, stage: str) -> Path:
         """The folder of one stage's product."""
@@ -36,6 +42,15 @@ class Run:
     def digest(self, stage: str) -> str:
         """Content of a finished stage."""
         return artifact.read_manifest(self.path(stage)).digest
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that train together."""
+        return self.processes.place.num_processes if self.processes else 1
+
+    def first_does(self, work: Callable[[], Any]) -> Any:
+        """Lets the first process do something while the others wait; gives its result to all."""
+        return self.processes.first_does(work) if self.processes else work()
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,8 @@ class Stage:
     build: Callable[[Run, dict[str, str]], Manifest]
     is_seeded: bool = False
     """Whether the product depends on the recipe's seed."""
+    is_built_together: bool = False
+    """Whether all processes take part where there are several."""
 
 
 def run_chain(run: Run, last_stage: str, is_rebuilt: bool = False) -> None:
@@ -59,12 +76,20 @@ def run_chain(run: Run, last_stage: str, is_rebuilt: bool = False) -> None:
     Raises:
         UserError: a product was made otherwise and is not to be rebuilt, or a stage refuses its input.
     """
-    run.directory.mkdir(parents=True, exist_ok=True)
+    run.first_does(lambda: _prepare(run, last_stage))
     for stage in STAGES:
         _bring_up_to_date(run, stage, is_rebuilt)
         if stage.name == last_stage:
             return
     raise AssertionError(f"there is no stage {last_stage}")
+
+
+def _prepare(run: Run, last_stage: str) -> None:
+    names = [stage.name for stage in STAGES]
+    if names.index(last_stage) >= names.index("train") and not run.path("train").exists():
+        # Now rather than after hours of work on what training needs.
+        refuse_wrong_count(run.recipe.train.mesh, run.num_processes)
+    run.directory.mkdir(parents=True, exist_ok=True)
 
 
 def is_finished(run: Run, stage_name: str) -> bool:
@@ -85,12 +110,26 @@ def _difference(run: Run, stage: Stage) -> str:
 
 
 def _bring_up_to_date(run: Run, stage: Stage, is_rebuilt: bool) -> None:
+    if not run.first_does(lambda: _is_due(run, stage, is_rebuilt)):
+        return
+    start = time.monotonic()
+    _say(f"{stage.name}: building {run.path(stage.name)}")
+    if stage.is_built_together:
+        stage.build(run, stage.inputs(run))
+    else:
+        run.first_does(lambda: stage.build(run, stage.inputs(run)) and None)
+    manifest = artifact.read_manifest(run.path(stage.name))
+    _say_done(stage, manifest, f"done in {format_duration(time.monotonic() - start)}")
+
+
+def _is_due(run: Run, stage: Stage, is_rebuilt: bool) -> bool:
+    """Whether a product is to be built; one that was made otherwise is moved aside or refused."""
     path = run.path(stage.name)
     if path.exists():
         difference = _difference(run, stage)
         if not difference:
             _say_done(stage, artifact.read_manifest(path), "finished already")
-            return
+            return False
         if not is_rebuilt:
             raise UserError(
                 f"{path} was made otherwise: {difference}; make a new run with --out, or replace this and what follows "
@@ -99,10 +138,7 @@ def _bring_up_to_date(run: Run, stage: Stage, is_rebuilt: bool) -> None:
         _move_aside(path)
     if is_rebuilt and artifact.partial_path(path).exists():
         _move_aside(artifact.partial_path(path))
-    start = time.monotonic()
-    _say(f"{stage.name}: building {path}")
-    manifest = stage.build(run, stage.inputs(run))
-    _say_done(stage, manifest, f"done in {format_duration(time.monotonic() - start)}")
+    return True
 
 
 def _move_aside(path: Path) -> None:
@@ -160,7 +196,7 @@ def _build_dataset(run: Run, _inputs: dict[str, str]) -> Manifest:
 def _train_settings(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     model = recipe.model_config_for_training()
-    return {**recipe.train.model_dump(mode="json"), "model": model.model_dump(mode="json")}
+    return {**recipe.train.identity(), "model": model.model_dump(mode="json")}
 
 
 def _build_train(run: Run, inputs: dict[str, str]) -> Manifest:
@@ -174,10 +210,18 @@ def _build_train(run: Run, inputs: dict[str, str]) -> Manifest:
     recipe = run.recipe
     settings = recipe.train
     if settings.is_data_verified:
-        artifact.verify(run.path("dataset"), "dataset")
+        run.first_does(lambda: artifact.verify(run.path("dataset"), "dataset") and None)
     dataset = open_dataset(run.path("dataset"))
+    rank, num_ranks = settings.mesh.data_share(run.processes.place.rank if run.processes else 0)
     data = Data(
-        loader=Loader(dataset, settings.sequence_length, settings.batch_sequences, recipe.seed),
+        loader=Loader(
+            dataset,
+            settings.sequence_length,
+            settings.batch_sequences,
+            recipe.seed,
+            rank=rank,
+            world_size=num_ranks,
+        ),
         held_out={
             source: choose_documents(dataset.read_held_out(source), settings.held_out_tokens)
             for source in dataset.held_out_sources
@@ -192,7 +236,8 @@ def _build_train(run: Run, inputs: dict[str, str]) -> Manifest:
         run.path("train"),
         seed=recipe.seed,
         inputs=inputs,
-        sample=_make_sampler(run),
+        sample=_make_sampler(run) if settings.sample_prompts else None,
+        processes=run.processes,
     )
 
 
@@ -243,7 +288,14 @@ STAGES = (
     Stage("corpus", _corpus_settings, _corpus_inputs, _build_corpus),
     Stage("tokenizer", lambda run: run.recipe.tokenizer, _inputs_from("corpus"), _build_tokenizer, is_seeded=True),
     Stage("dataset", lambda run: run.recipe.dataset, _inputs_from("corpus", "tokenizer"), _build_dataset),
-    Stage("train", _train_settings, _inputs_from("dataset", "tokenizer"), _build_train, is_seeded=True),
+    Stage(
+        "train",
+        _train_settings,
+        _inputs_from("dataset", "tokenizer"),
+        _build_train,
+        is_seeded=True,
+        is_built_together=True,
+    ),
     Stage(
         "evaluation",
         lambda run: run.recipe.evaluation,

@@ -12,6 +12,7 @@ from camelid.dataset.settings import DatasetSettings
 from camelid.errors import UserError
 from camelid.evaluation.settings import EvaluationSettings
 from camelid.model.config import ModelConfig, ModelSettings
+from camelid.parallel.settings import refuse_unfit
 from camelid.report.settings import ReportSettings
 from camelid.settings import Settings, apply_overrides, read_toml, validate
 from camelid.tokenizer.settings import TokenizerSettings
@@ -42,7 +43,9 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        context = self.model_config_for_training().max_sequence_length
+        config = self.model_config_for_training()
+        refuse_unfit(self.train.mesh, config, self.train.sequence_length)
+        context = config.max_sequence_length
         if self.train.sequence_length > context:
             raise ValueError(
                 f"train.sequence_length {self.train.sequence_length:,} is beyond the model's max_sequence_length "

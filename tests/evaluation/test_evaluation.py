@@ -17,7 +17,7 @@ from camelid.dataset.shards import open_dataset
 from camelid.evaluation.compression import measure_compression
 from camelid.training.device import choose_execution
 from camelid.training.settings import TrainSettings
-from camelid.training.validate import measure_held_out
+from camelid.training.validate import measure_held_out, score_with
 
 _SETTINGS = TrainSettings(
     steps=4, warmup_steps=1, sequence_length=32, batch_tokens=128, precision="float32", compile="no", device="cpu"
@@ -62,7 +62,7 @@ def test_windowed_loss_equals_one_computed_token_by_token(tiny_run: Path, stride
             nats += F.cross_entropy(llama.model(window[None])[0, -1], torch.tensor(int(tokens[target]))).item()
     for batch_size in (1, 4):
         loss = measure_held_out(
-            llama.model,
+            score_with(llama.model),
             documents,
             execution=choose_execution(_SETTINGS),
             sequence_length=32,

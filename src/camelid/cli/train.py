@@ -1,8 +1,18 @@
 """`camelid train`: tokens become weights."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from camelid.cli.options import DryRunOption, OutOption, RebuildOption, RecipeArgument, SetOption, run_stages
+from camelid.cli.options import DryRunOption, OutOption, RebuildOption, RecipeArgument, SetOption, describe_run
+from camelid.errors import UserError
+
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option("--processes", min=1, help="Train with this many processes of this machine; train.mesh says how."),
+]
 
 
 def train(
@@ -11,12 +21,48 @@ def train(
     set_: SetOption = [],  # noqa: B006
     dry_run: DryRunOption = False,
     rebuild: RebuildOption = False,
+    processes: ProcessesOption = None,
 ) -> None:
-    """Train a recipe's model, building first what it needs. An interrupted run goes on where it stopped."""
+    """Train a recipe's model, building first what it needs. An interrupted run goes on where it stopped.
+
+    With --processes N, or under torchrun, several processes train together.
+    """
     if dry_run:
         from camelid.cli.dry_run import print_plan
 
         print_plan(recipe, out, set_)
-        return
-    run = run_stages(recipe, out, set_, [], "train", rebuild)
-    typer.echo(run.path("train"))
+    elif processes is not None and processes > 1:
+        _launch(recipe, out, set_, rebuild, processes)
+    else:
+        _train(recipe, out, set_, rebuild)
+
+
+def _launch(recipe: str, out: Path | None, overrides: list[str], is_rebuilt: bool, num_processes: int) -> None:
+    from camelid.parallel.launch import launch
+    from camelid.parallel.place import find_place
+    from camelid.parallel.settings import refuse_wrong_count
+
+    if find_place().num_processes > 1:
+        raise UserError("--processes starts processes of its own; leave it out where torchrun has started them")
+    refuse_wrong_count(describe_run(recipe, out, overrides, []).recipe.train.mesh, num_processes)
+    words = ["train", recipe, *(["--out", str(out)] if out else []), *(["--rebuild"] if is_rebuilt else [])]
+    launch([*words, *(word for override in overrides for word in ("--set", override))], num_processes)
+
+
+def _train(recipe: str, out: Path | None, overrides: list[str], is_rebuilt: bool) -> None:
+    from camelid.parallel.launch import one_of_many
+    from camelid.parallel.place import find_place
+    from camelid.pipeline import run_chain
+
+    place = find_place()
+    run = describe_run(recipe, out, overrides, [])
+    if place.num_processes == 1:
+        run_chain(run, "train", is_rebuilt)
+    else:
+        with one_of_many(place):
+            from camelid.parallel.processes import join
+
+            with join(place) as processes:
+                run_chain(replace(run, processes=processes), "train", is_rebuilt)
+    if place.is_first:
+        typer.echo(run.path("train"))

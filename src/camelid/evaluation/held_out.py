@@ -16,7 +16,7 @@ from camelid.evaluation.settings import EvaluationSettings
 from camelid.inference.llama import Llama
 from camelid.training.device import choose_execution
 from camelid.training.settings import TrainSettings
-from camelid.training.validate import HeldOutLoss, choose_documents, measure_held_out
+from camelid.training.validate import HeldOutLoss, choose_documents, measure_held_out, score_with
 
 RESULTS_NAME = "results.json"
 
@@ -44,7 +44,7 @@ def build_evaluation(
         for source in dataset.held_out_sources:
             chosen = choose_documents(dataset.read_held_out(source), settings.max_tokens)
             losses[source] = measure_held_out(
-                llama.model,
+                score_with(llama.model),
                 chosen,
                 execution=execution,
                 sequence_length=train.sequence_length,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from camelid.errors import UserError
+from camelid.parallel.place import Place
 from camelid.processor import processor_name
 from camelid.training.settings import TrainSettings
 
@@ -22,12 +23,18 @@ class Execution:
     compute_dtype: torch.dtype
     is_compiled: bool
     num_threads: int
+    mesh: str = "one process"
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes."""
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.compute_dtype is torch.bfloat16, cache_enabled=True
         )
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Type of weights and moments."""
+        return torch.float64 if self.compute_dtype is torch.float64 else torch.float32
 
     def describe(self) -> dict[str, str | int | bool]:
         """What must be equal for a resumed run to give the same bytes."""
@@ -36,6 +43,7 @@ class Execution:
             "compute_dtype": str(self.compute_dtype).removeprefix("torch."),
             "is_compiled": self.is_compiled,
             "num_threads": self.num_threads,
+            "mesh": self.mesh,
             "torch": torch.__version__,
         }
 
@@ -49,27 +57,33 @@ def use_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def choose_execution(settings: TrainSettings) -> Execution:
-    """Decides what the settings leave to the machine.
+def choose_execution(settings: TrainSettings, place: Place = Place()) -> Execution:  # noqa: B008
+    """Decides what the settings leave to the machine, for one of several processes.
 
     Raises:
-        UserError: a GPU or a compiler is asked for and there is none.
+        UserError: a GPU or a compiler is asked for and there is none, or the processes are more than the GPUs.
     """
     has_gpu = torch.cuda.is_available()
     if settings.device == "cuda" and not has_gpu:
         raise UserError("train.device is cuda, but torch sees no GPU; set it to auto, or install torch's GPU build")
-    device = torch.device("cuda" if has_gpu and settings.device != "cpu" else "cpu")
+    device = torch.device(f"cuda:{place.local_rank}" if has_gpu and settings.device != "cpu" else "cpu")
+    if device.type == "cuda" and place.num_local_processes > torch.cuda.device_count():
+        raise UserError(
+            f"{place.num_local_processes} processes were started on this machine, and it has "
+            f"{torch.cuda.device_count()} GPUs; start one a GPU, or set train.device to cpu"
+        )
     if settings.compile == "yes" and not has_compiler(device):
         raise UserError("train.compile is yes, but there is no C++ compiler (g++ or clang++); install one or set auto")
     is_fast_in_bfloat16 = device.type == "cuda" or multiplies_bfloat16()
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
     return Execution(
         device=device,
         compute_dtype=dtypes[settings.precision]
         if settings.precision != "auto"
         else (torch.bfloat16 if is_fast_in_bfloat16 else torch.float32),
         is_compiled=settings.compile != "no" and has_compiler(device),
-        num_threads=settings.num_threads or num_cores(),
+        num_threads=settings.num_threads or max(1, num_cores() // place.num_local_processes),
+        mesh=settings.mesh.describe() if place.num_processes > 1 else "one process",
     )
 
 

@@ -21,6 +21,8 @@ from camelid.errors import StoppedError, UserError
 from camelid.metrics import MetricsWriter, read_metrics
 from camelid.model.config import ModelConfig
 from camelid.model.llama import Transformer
+from camelid.parallel.place import Place
+from camelid.parallel.processes import Processes
 from camelid.planning.shapes import count_parameters, training_flops_per_token
 from camelid.progress import progress
 from camelid.training.device import Execution, measure_peak_flops
@@ -46,8 +48,11 @@ def train(
     seed: int,
     inputs: Mapping[str, str],
     sample: Sample | None = None,
+    processes: Processes | None = None,
 ) -> Manifest:
     """Trains a model and publishes `directory` with its last checkpoints, metrics and samples.
+
+    Where several processes train together, each of them calls this; the first one writes.
 
     An interrupted run is taken up from its latest checkpoint and ends in the same bytes as an undisturbed one, on the
     same processor, number of threads and build of torch.
@@ -56,12 +61,13 @@ def train(
         UserError: the begun run has other settings or inputs, or the disk is too full for a checkpoint.
         StoppedError: SIGTERM or SIGINT; the state was saved first.
     """
-    recorded = {**settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
+    recorded = {**settings.identity(), "model": config.model_dump(mode="json")}
     logs = (METRICS_NAME, SAMPLES_NAME)
-    with artifact.publish(
+    processes = processes or Processes(Place(), None)
+    with processes.publish(
         directory, kind="train", settings=recorded, inputs=inputs, seed=seed, logs=logs, is_resumable=True
     ) as draft:
-        trainer = Trainer(config, settings, data, seed)
+        trainer = Trainer(config, settings, data, seed, processes)
         _take_up(trainer, draft.path, recorded, inputs)
         _run(trainer, draft, recorded, inputs, sample)
     return artifact.read_manifest(directory)
@@ -92,8 +98,8 @@ def _run(
     settings, execution = trainer.settings, trainer.execution
     peak = measure_peak_flops(execution.device, execution.compute_dtype)
     with (
-        MetricsWriter(draft.path / METRICS_NAME, keep_until_step=trainer.step) as metrics,
-        MetricsWriter(draft.path / SAMPLES_NAME, keep_until_step=trainer.step) as samples,
+        MetricsWriter(_written_by_first(trainer, METRICS_NAME, draft), keep_until_step=trainer.step) as metrics,
+        MetricsWriter(_written_by_first(trainer, SAMPLES_NAME, draft), keep_until_step=trainer.step) as samples,
         _stop_signals() as stop_signals,
         progress("train", settings.steps * settings.batch_tokens, "tokens", trainer.num_tokens) as advance,
     ):
@@ -107,15 +113,21 @@ def _run(
                 _report_held_out(trainer, metrics)
             if sample is not None and (is_last or trainer.step % settings.sample_interval == 0):
                 _report_samples(trainer, samples, sample)
-            if is_last or stop_signals or trainer.step % settings.checkpoint_interval == 0:
+            is_stopped = trainer.processes.any(bool(stop_signals))
+            if is_last or is_stopped or trainer.step % settings.checkpoint_interval == 0:
                 _save(trainer, draft.path, recorded, inputs)
-            if stop_signals and not is_last:
+            if is_stopped and not is_last:
                 raise StoppedError(
-                    stop_signals[0],
+                    stop_signals[0] if stop_signals else signal.SIGTERM,
                     f"stopped after step {trainer.step:,}; the state is saved, the same command goes on from there",
                 )
     draft.environment.update(execution.describe(), peak_flops_per_second=peak, peak_bytes=_peak_bytes(execution))
-    draft.facts.update(_summarise(trainer, draft.path / METRICS_NAME), **trainer.data.facts)
+    if trainer.processes.is_first:
+        draft.facts.update(_summarise(trainer, draft.path / METRICS_NAME), **trainer.data.facts)
+
+
+def _written_by_first(trainer: Trainer, name: str, draft: Draft) -> Path:
+    return draft.path / name if trainer.processes.is_first else Path(os.devnull)
 
 
 def _take_step(trainer: Trainer, metrics: MetricsWriter, peak: float) -> None:
@@ -134,7 +146,7 @@ def _take_step(trainer: Trainer, metrics: MetricsWriter, peak: float) -> None:
         num_tokens=trainer.num_tokens,
         tokens_per_second=speed,
         flops_per_second=flops,
-        utilisation=flops / peak,
+        utilisation=flops / (peak * trainer.processes.place.num_processes),
         seconds=seconds,
     )
 
@@ -169,9 +181,12 @@ def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> None:
 
 
 def _report_samples(trainer: Trainer, samples: MetricsWriter, sample: Sample) -> None:
+    model = trainer.whole_model()
+    if model is None:
+        return
     # Text grows token by token, and generated code would be made again for each length.
     with torch.compiler.set_stance("force_eager"):
-        records = sample(trainer.model)
+        records = sample(model)
     for record in records:
         samples.write("sample", trainer.step, **record)
         text = record["prompt"] + record["text"]
@@ -180,10 +195,9 @@ def _report_samples(trainer: Trainer, samples: MetricsWriter, sample: Sample) ->
 
 def _save(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
     directory = native.checkpoint_path(train_folder, trainer.step)
-    if not directory.exists():
-        _check_space(trainer, train_folder)
+    if trainer.processes.first_does(lambda: _has_space(trainer, train_folder) and not directory.exists()):
         trainer.save(directory, recorded, inputs)
-    for old in _superseded_checkpoints(trainer, train_folder):
+    for old in _superseded_checkpoints(trainer, train_folder) if trainer.processes.is_first else ():
         shutil.rmtree(old)
 
 
@@ -195,14 +209,15 @@ def _superseded_checkpoints(trainer: Trainer, train_folder: Path) -> list[Path]:
     return [path for path in native.list_checkpoints(train_folder) if path not in kept]
 
 
-def _check_space(trainer: Trainer, train_folder: Path) -> None:
-    needed = sum(3 * tensor.numel() * tensor.element_size() for tensor in trainer.model.weights().values())
+def _has_space(trainer: Trainer, train_folder: Path) -> bool:
+    needed = sum(3 * tensor.numel() * tensor.element_size() for tensor in trainer.weights().values())
     free = shutil.disk_usage(train_folder).free
     if free < needed:
         raise UserError(
             f"{train_folder}: the next checkpoint needs {needed:,} bytes and the disk has {free:,} free; make room and "
             "run the same command again, it goes on from the latest checkpoint"
         )
+    return True
 
 
 @contextmanager

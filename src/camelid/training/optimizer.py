@@ -7,6 +7,8 @@ from torch import Tensor
 
 from camelid.errors import UserError
 from camelid.model.llama import Transformer
+from camelid.parallel.spread import Spread
+from camelid.parallel.whole import Whole
 from camelid.training.settings import TrainSettings
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -32,31 +34,38 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def optimizer_state(model: Transformer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Both moments of every weight, as `exp_avg.<name>` and `exp_avg_sq.<name>`."""
+def optimizer_state(model: Whole | Spread, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Both moments of every weight, as `exp_avg.<name>` and `exp_avg_sq.<name>`; they share the optimizer's memory."""
     return {
-        f"{moment}.{name}": optimizer.state[parameter][moment]
-        for name, parameter in model.named_parameters()
+        f"{moment}.{name}": model.stored(name, optimizer.state[parameter][moment])
+        for name, parameter in model.model.named_parameters()
         for moment in _MOMENTS
     }
 
 
+def make_optimizer_state(model: Whole | Spread, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
+    """Gives the optimizer moments of zero after `num_steps` steps, to be filled in through `optimizer_state`."""
+    for parameter in model.model.parameters():
+        moments = {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
+        optimizer.state[parameter] = {"step": torch.tensor(float(num_steps), device=parameter.device), **moments}
+
+
 def restore_optimizer(
-    model: Transformer, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], num_steps: int
+    model: Whole | Spread, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], num_steps: int
 ) -> None:
     """Puts back what `optimizer_state` returned after `num_steps` steps.
 
     Raises:
         UserError: a moment is missing or of another shape than its weight.
     """
-    for name, parameter in model.named_parameters():
-        state = {"step": torch.tensor(float(num_steps), device=parameter.device)}
+    make_optimizer_state(model, optimizer, num_steps)
+    shapes = {name: tensor.shape for name, tensor in optimizer_state(model, optimizer).items()}
+    for name, parameter in model.model.named_parameters():
         for moment in _MOMENTS:
-            stored = moments.get(f"{moment}.{name}")
-            if stored is None or stored.shape != parameter.shape:
+            stored, shape = moments.get(f"{moment}.{name}"), shapes[f"{moment}.{name}"]
+            if stored is None or stored.shape != shape:
                 raise UserError(
-                    f"the checkpoint's optimizer state has no {moment}.{name} of shape {tuple(parameter.shape)}; "
+                    f"the checkpoint's optimizer state has no {moment}.{name} of shape {tuple(shape)}; "
                     "it belongs to another model, go on from this model's own checkpoint"
                 )
-            state[moment] = stored.to(parameter.device, copy=True)
-        optimizer.state[parameter] = state
+            model.fill(name, optimizer.state[parameter][moment], stored)

@@ -1,0 +1,133 @@
+"""Processes that work on one thing: they join, wait for the first of them, agree, and leave."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from camelid import artifact
+from camelid.artifact import Draft
+from camelid.errors import UserError
+from camelid.parallel.place import Place
+
+# The first process may build a corpus while the others wait.
+_LONGEST_WAIT = timedelta(days=90)
+
+
+class RefusedByFirstError(UserError):
+    """What the first process refused and told already."""
+
+
+class Processes:
+    """The processes of a training; one process alone is the simplest case and talks to nobody."""
+
+    def __init__(self, place: Place, store: Store | None):
+        self.place = place
+        self._store = store
+        self._num_waits = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes, prints and decides for all."""
+        return self.place.is_first
+
+    def first_does(self, work: Callable[[], Any]) -> Any:
+        """Lets the first process do something while the others wait, however long it takes.
+
+        Returns:
+            What `work` returned, to all of them: something that JSON can hold.
+
+        Raises:
+            UserError: to all of them, what `work` refused.
+            RuntimeError: the first process failed otherwise.
+        """
+        if self._store is None:
+            return work()
+        key = f"camelid/first/{self._num_waits}"
+        self._num_waits += 1
+        if not self.is_first:
+            self._store.wait([key], _LONGEST_WAIT)
+            outcome = json.loads(self._store.get(key))
+            if "refused" in outcome:
+                raise RefusedByFirstError(outcome["refused"])
+            if "failed" in outcome:
+                raise RuntimeError(f"the first process failed ({outcome['failed']})")
+            return outcome["done"]
+        try:
+            result = work()
+        except UserError as error:
+            self._store.set(key, json.dumps({"refused": str(error)}))
+            raise
+        except BaseException as error:
+            self._store.set(key, json.dumps({"failed": repr(error)}))
+            raise
+        self._store.set(key, json.dumps({"done": result}))
+        return result
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any of the processes; all of them must ask."""
+        if self._store is None:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    @contextlib.contextmanager
+    def publish(self, directory: Path, **arguments: Any) -> Iterator[Draft]:
+        """`artifact.publish` by the first process; the others get a draft whose facts go nowhere."""
+        with contextlib.ExitStack() as stack:
+            if not self.is_first:
+                self.first_does(_nothing)
+                yield Draft(artifact.partial_path(directory))
+                self.first_does(_nothing)
+                return
+            drafts: list[Draft] = []
+            self.first_does(lambda: drafts.append(stack.enter_context(artifact.publish(directory, **arguments))))
+            yield drafts[0]
+            self.first_does(stack.close)
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextlib.contextmanager
+def join(place: Place, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Processes]:
+    """Makes this process one of those that torchrun or `--processes` started; a process alone makes no group.
+
+    Args:
+        timeout: how long a process waits for the others in a collective operation.
+    """
+    if place.num_processes == 1:
+        yield Processes(place, None)
+        return
+    store, _, _ = next(rendezvous("env://"))
+    with join_store(place, store, timeout) as processes:
+        yield processes
+
+
+@contextlib.contextmanager
+def join_store(place: Place, store: Store, timeout: timedelta) -> Iterator[Processes]:
+    """As `join`, by a store that is there already."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place.local_rank)
+    dist.init_process_group(
+        backend,
+        store=PrefixStore("camelid/group", store),
+        rank=place.rank,
+        world_size=place.num_processes,
+        timeout=timeout,
+    )
+    try:
+        yield Processes(place, store)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,66 @@
+"""A model that one process holds whole: the same words as `spread.Spread`, with nobody to talk to."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from camelid.model.config import ModelConfig
+from camelid.model.initialize import initialize
+from camelid.model.llama import Attend, Transformer
+from camelid.parallel.spread import IGNORED, Loss
+
+
+class Whole:
+    """The model, its loss and its gradient in one process."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, attend: Attend | None):
+        self.model = Transformer(config).to(device, dtype)
+        self._attend = attend
+
+    def finish(self, compute_dtype: torch.dtype) -> None:
+        """Nothing is left to do."""
+
+    def initialize(self, seed: int) -> None:
+        """Gives every weight its first value."""
+        initialize(self.model, seed)
+
+    def begin_microbatch(self, is_last: bool) -> None:
+        """Gradients add up by themselves."""
+
+    def sum_loss(self, inputs: Tensor, targets: Tensor, loss: Loss, is_masked: bool = False) -> Tensor:
+        """Cross-entropy summed over all positions; arguments as in `Spread.sum_loss`."""
+        hidden = self.model.hidden_states(inputs, attend=self._attend).flatten(0, 1)
+        targets = targets.flatten()
+        if is_masked:
+            is_scored = targets != IGNORED
+            hidden, targets = hidden[is_scored], targets[is_scored]
+        return loss(hidden, self.model.output.weight, targets)
+
+    def total(self, value: Tensor) -> Tensor:
+        """All there is is here."""
+        return value
+
+    def clip(self, largest: float) -> Tensor:
+        """Scales the whole gradient down to a norm of `largest` at most; returns the norm before."""
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+
+    def stored(self, name: str, tensor: Tensor) -> Tensor:
+        """A weight, or what belongs to it, as it is."""
+        return tensor.detach()
+
+    @torch.no_grad()
+    def fill(self, name: str, tensor: Tensor, whole: Tensor) -> None:
+        """Copies values into a weight, or into what belongs to it."""
+        tensor.copy_(whole)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by name."""
+        return self.model.weights()
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the values of all weights."""
+        self.model.set_weights(weights)
+
+    def forget_gathered(self) -> None:
+        """Nothing was gathered."""
