@@ -10,7 +10,7 @@ import platform
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
 from camelid.corpus.folding import Folding, fold_for_model
 from camelid.corpus.language_model import train_language_model
+from camelid.corpus.line_keys import LineKeys
 from camelid.corpus.model_settings import LanguageModelSettings
 from camelid.corpus.settings import CorpusSettings
 from camelid.corpus.sources.common_crawl import read_file
@@ -66,12 +67,12 @@ def measure(data: Path, folder: Path, num_bytes: float, rounds: int) -> list[dic
         rows.append({"step": step, "megabytes": amount / 1e6, "mb_per_second": amount / 1e6 / seconds})
 
     _measure_archives(data / "commoncrawl", add)
-    documents = _repeat(data / "commoncrawl", num_bytes)
+    documents = repeat_pages(data / "commoncrawl", num_bytes)
     total = sum(len(document.text.encode()) for document in documents)
     task = _task(folder)
     for normalisation in ("paper", "released"):
         keys = paragraphs.make_keys(normalisation)
-        add(f"paragraphs, keys ({normalisation})", total, partial(_each, keys, documents))
+        add(f"paragraphs, keys ({normalisation})", total, partial(_all_keys, keys, documents))
     add(
         "paragraphs, keys and repeats in the page",
         total,
@@ -115,21 +116,27 @@ def _measure_archives(folder: Path, add: Callable[..., None]) -> None:
             amount,
             lambda files=files: [list(read_file(source, folder / "assembled", path.name)) for path in files],
         )
-        add(f"{kind}, FastWARC alone", amount, lambda files=files: [_read_all(path) for path in files])
+        add(f"{kind}, FastWARC alone", amount, lambda files=files: [read_alone(path) for path in files])
         if kind == "WARC":
-            add("HTML to text, resiliparse alone", amount, lambda blocks=blocks: [_extract(block) for block in blocks])
+            add(
+                "HTML to text, resiliparse alone",
+                amount,
+                lambda blocks=blocks: [extract_alone(block) for block in blocks],
+            )
 
 
-def _each(function: Callable[[str], object], documents: Iterable[Document]) -> None:
-    for document in documents:
-        function(document.text)
+def _all_keys(keys: LineKeys, documents: Sequence[Document]) -> None:
+    for start in range(0, len(documents), 16):
+        keys([document.text for document in documents[start : start + 16]])
 
 
-def _read_all(path: Path) -> int:
+def read_alone(path: Path) -> int:
+    """FastWARC reads the records of a file and their HTTP headers, and nothing else is done."""
     return sum(len(record.reader.read()) for record in ArchiveIterator(str(path), parse_http=True, fsspec_args=False))
 
 
-def _extract(block: bytes) -> str:
+def extract_alone(block: bytes) -> str:
+    """resiliparse makes text of a page, and nothing else is done."""
     text: str = extract_plain_text(
         HTMLTree.parse(bytes_to_str(block, detect_encoding(block, from_html_meta=True) or "utf-8"))
     )
@@ -158,7 +165,7 @@ def _measure_perplexity(
     add("perplexity, SentencePiece and KenLM alone", amount, bare)
 
 
-def _repeat(folder: Path, num_bytes: float) -> list[Document]:
+def repeat_pages(folder: Path, num_bytes: float) -> list[Document]:
     """The pages of the WET files again and again, each time with one word in ten of a line changed."""
     source = CommonCrawlSource(kind="common_crawl", name="web", path=".")
     records = [

@@ -212,6 +212,11 @@ def _build_train(run: Run, inputs: dict[str, str]) -> Manifest:
     if settings.is_data_verified:
         run.first_does(lambda: artifact.verify(run.path("dataset"), "dataset") and None)
     dataset = open_dataset(run.path("dataset"))
+    mixture = plan_mixture(dataset, settings.steps * settings.batch_tokens)
+    if run.processes is None or run.processes.place.rank == 0:
+        for row in mixture:
+            if row["warning"]:
+                _say(f"train: {row['warning']}")
     rank, num_ranks = settings.mesh.data_share(run.processes.place.rank if run.processes else 0)
     data = Data(
         loader=Loader(
@@ -227,7 +232,7 @@ def _build_train(run: Run, inputs: dict[str, str]) -> Manifest:
             for source in dataset.held_out_sources
         },
         tokenizer=run.path("tokenizer") / "tokenizer.model",
-        facts={"mixture": plan_mixture(dataset, settings.steps * settings.batch_tokens)},
+        facts={"mixture": mixture},
     )
     return train(
         recipe.model_config_for_training(),

@@ -189,6 +189,15 @@ def test_empty_and_useless_sources_are_refused(tmp_path: Path) -> None:
         CorpusSettings.model_validate({"sources": [{"kind": "folder", "name": "notes", "path": "x"}] * 2})
 
 
+def test_a_corpus_of_an_older_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    _write_texts(tmp_path)
+    _build(tmp_path)
+    (path,) = (tmp_path / "corpus").glob("train-*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(["language_score", "perplexity"]), path)
+    with pytest.raises(UserError, match=r"train-00000.parquet .* no column 'language_score'; build the corpus again"):
+        list(read_documents(tmp_path / "corpus", "train"))
+
+
 def test_fingerprint_notices_a_change(tmp_path: Path) -> None:
     text = _write_texts(tmp_path, 3)
     before = fingerprint_sources(_settings(), tmp_path)

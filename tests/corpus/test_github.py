@@ -12,9 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from read_source import read_source
 
 from camelid.corpus.source_settings import CodeQuality
+from camelid.corpus.sources import github_quality
 from camelid.corpus.sources.github_header import strip_header
 from camelid.corpus.sources.github_licence import collect, header_licences, identify, is_allowed, is_licence_file
 from camelid.corpus.sources.github_quality import find_fault, is_wanted
@@ -273,6 +276,15 @@ def test_exports_of_bigquery(tmp_path: Path) -> None:
 def test_odd_files_are_told(text: str, fault: str | None) -> None:
     found = find_fault(text, CodeQuality())
     assert (found[0] if found else None) == fault
+
+
+@given(text=st.text(st.characters(max_codepoint=127)))
+def test_ascii_is_counted_like_any_text(text: str) -> None:
+    assert github_quality._count(text) == (
+        sum(map(str.isalpha, text)),
+        sum(map(str.isalnum, text)),
+        len(re.findall(r"\w+|[^\w\s]", text)),
+    )
 
 
 def test_wanted_names() -> None:

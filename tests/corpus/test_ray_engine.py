@@ -48,7 +48,7 @@ def test_two_nodes_write_the_bytes_of_the_process_pool(shared_data: Path, tmp_pa
     if _has_ray(python):
         assert done.returncode == 0, done.stderr[-3000:]
         answer = json.loads(done.stdout.splitlines()[-1])
-        assert answer == {"digest": wanted, "machines": 2}
+        assert answer == {"digests": [wanted, wanted], "machines": 2}
     else:
         settings = CorpusSettings.model_validate_json(told.read_text())
         with pytest.raises(UserError, match="needs the package ray"):

@@ -1,5 +1,6 @@
 """Marks of keys over many files: against dictionaries, whatever the memory and the number of processes."""
 
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from process_tree import run_watched
 
-from camelid.corpus.engine import Engine
+from camelid.corpus import shuffle
+from camelid.corpus.engine import Engine, open_engine
 from camelid.corpus.shuffle import Rule, mark, read_marks, write_keys
 
 Rows = list[tuple[int, int]]
+_CHILD = Path(__file__).with_name("shuffle_child.py")
 _RULES: tuple[Rule, ...] = get_args(Rule)
 
 
@@ -77,25 +81,42 @@ def _expected_fast(files: list[Rows]) -> list[list[bool]]:
     return [[key in seen or seen.add(key) is not None for key, _ in file] for file in files]  # type: ignore[func-returns-value]
 
 
-@pytest.mark.slow
-def test_a_hundred_million_keys_in_a_gigabyte(tmp_path: Path) -> None:
-    """Equal to numpy's answer, in a process whose memory the system keeps below 1 GiB beyond what numpy takes empty."""
-    import resource
+def test_the_bound_counts_the_processes_themselves() -> None:
+    """What workers may hold for keys, and what they and their parent hold besides, is no more than was given."""
+    for memory_bytes in (1 << 29, 1 << 30, 1 << 34):
+        with open_engine("processes", 64, memory_bytes) as engine:
+            num_workers = engine.num_workers
+        assert num_workers == min(64, memory_bytes // (320 << 20))
+        num_processes = num_workers + 1 if num_workers > 1 else 1
+        share = shuffle._share_memory(memory_bytes, num_workers)
+        assert share >= 64 << 20
+        assert num_processes * (160 << 20) + num_workers * share <= memory_bytes
+    assert shuffle._share_memory(None, 7) == 1 << 29
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_hundred_million_keys_in_a_gigabyte(tmp_path: Path, num_workers: int) -> None:
+    """All processes together, sampled while they work; every mark equal to numpy's answer over all keys at once."""
     rng = np.random.default_rng(1)
     files = []
     for number in range(50):
         place = tmp_path / f"keys-{number}"
         # Half of the keys come from a pool of 20 million and repeat, half do not.
         pooled = rng.integers(0, 20_000_000, 1_000_000, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        write_keys(place, rng.permutation(np.concatenate([pooled, rng.integers(0, 2**64, 1_000_000, dtype=np.uint64)])))
+        keys = rng.permutation(np.concatenate([pooled, rng.integers(0, 2**64, 1_000_000, dtype=np.uint64)]))
+        np.save(tmp_path / f"raw-{number}.npy", keys)
+        write_keys(place, keys)
         files.append(place)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with Engine(1) as engine:
-        num_keys, num_marked = mark(files, tmp_path / "marks", "repeated", 700 << 20, engine)
-    peak_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert max(peak_kilobytes, before) < 1 << 20
-    every = np.concatenate([np.load(place.with_suffix(".npy"))[:, 0] for place in files])
-    _, counts = np.unique(every, return_counts=True)
-    assert num_keys == 100_000_000
-    assert num_marked == int(counts[counts > 1].sum())
+    command = [sys.executable, str(_CHILD), str(tmp_path), "50", str(1 << 30), str(num_workers)]
+    told, peak_bytes = run_watched(command)
+    assert peak_bytes < 1 << 30
+    every = np.concatenate([np.load(tmp_path / f"raw-{number}.npy") for number in range(50)])
+    order = np.argsort(every, kind="stable")
+    is_equal = every[order][1:] == every[order][:-1]
+    wanted = np.zeros(len(every), np.bool_)
+    wanted[order[1:][is_equal]] = True
+    wanted[order[:-1][is_equal]] = True
+    assert told.split() == ["100000000", str(int(wanted.sum()))]
+    found = np.concatenate([read_marks(place, tmp_path) for place in files])
+    assert np.array_equal(found, wanted)

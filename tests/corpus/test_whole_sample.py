@@ -18,9 +18,12 @@ import pytest
 from camelid.artifact import Manifest
 from camelid.corpus.build import build_corpus
 from camelid.corpus.document import SPLITS, Document, read_documents
+from camelid.corpus.language_model import train_language_model
 from camelid.corpus.ledger import LEDGER_NAME
+from camelid.corpus.model_settings import LanguageModelSettings
 from camelid.corpus.settings import CorpusSettings
 from camelid.corpus.sources.github_licence import header_licences
+from camelid.corpus.steps.perplexity import load_language_model
 
 _SOURCES: tuple[dict[str, Any], ...] = (
     {"kind": "common_crawl", "path": "commoncrawl"},
@@ -175,3 +178,23 @@ def test_no_licensed_header_is_left_in_two_hundred_kept_files(whole: _Build) -> 
             if line.strip() and not comment.match(line):
                 break
             assert not legal.search(line), (document.path, line)
+
+
+def test_held_out_articles_rank_under_shuffled_words_and_boilerplate(whole: _Build, tmp_path: Path) -> None:
+    """A model of Wikipedia's own text, pieces as many as three megabytes bear."""
+    articles = [d.text for d in whole.kept["wikipedia"] if d.language == "en" and len(d.text) > 2000]
+    held_out, texts = articles[::6], [text for number, text in enumerate(articles) if number % 6]
+    train_language_model(LanguageModelSettings(vocab_size=8000), lambda: texts, tmp_path / "en", {})
+    model = load_language_model(tmp_path / "en")
+    rng = random.Random(3)
+    boilerplate = "Home Login Contact Us\nPrivacy Policy\nAdd to cart\nShare on Facebook\nAll rights reserved\nNext >>"
+    wins = []
+    for text in held_out:
+        good = model.perplexity(text)
+        for paragraph in [line for line in text.split("\n") if len(line) > 300][:8]:
+            words = paragraph.split()
+            rng.shuffle(words)
+            wins.append(model.perplexity(paragraph) < model.perplexity(" ".join(words)))
+        wins.append(good < model.perplexity(boilerplate))
+    assert len(wins) > 100
+    assert sum(wins) >= 0.95 * len(wins), f"{sum(wins)} of {len(wins)}"

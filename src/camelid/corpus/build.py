@@ -104,7 +104,7 @@ def build_corpus(settings: CorpusSettings, directory: Path, *, seed: int, base: 
         artifact.publish(
             directory, kind=KIND, settings=identity, inputs=inputs, seed=seed, logs=(TIMINGS_NAME,), is_resumable=True
         ) as draft,
-        open_engine(settings.engine, settings.num_workers) as engine,
+        open_engine(settings.engine, settings.num_workers, settings.memory_bytes) as engine,
     ):
         work = _open_work(draft.path, json.dumps([identity, inputs, seed], sort_keys=True))
         tasks = plan_tasks(settings, base, work)

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from camelid.errors import UserError
+
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
@@ -106,8 +108,18 @@ def read_documents(corpus: Path, split: Split) -> Iterator[Document]:
 
 
 def read_document_file(path: Path) -> Iterator[Document]:
-    """Yields the documents of one Parquet file."""
+    """Yields the documents of one Parquet file.
+
+    Raises:
+        UserError: another version of Camelid wrote it, with other columns.
+    """
     with pq.ParquetFile(path) as file:
+        missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+        if missing:
+            raise UserError(
+                f"{path} is of a corpus that another version of Camelid built: it has no column {missing[0]!r}; build "
+                "the corpus again (--rebuild)"
+            )
         for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=SCHEMA.names):
             for values in zip(*(batch.column(name).to_pylist() for name in SCHEMA.names), strict=True):
                 yield Document(*values)

@@ -14,6 +14,7 @@ from camelid.errors import UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+LEAST_WORKER_BYTES = 320 << 20
 _TASKS_AHEAD = 4
 
 
@@ -82,12 +83,13 @@ class Engine:
         return lambda task: guard(pool.submit, function, task), lambda future: guard(future.result)
 
 
-def open_engine(kind: str, num_workers: int) -> Engine:
+def open_engine(kind: str, num_workers: int, memory_bytes: int | None = None) -> Engine:
     """The engine that the settings name.
 
     Args:
         kind: `processes` or `ray`.
         num_workers: 0 for one per core.
+        memory_bytes: processes of this machine are so few that each can have `LEAST_WORKER_BYTES` of it.
 
     Raises:
         UserError: Ray is not installed, or no cluster can be had.
@@ -96,4 +98,7 @@ def open_engine(kind: str, num_workers: int) -> Engine:
         from camelid.corpus.ray_engine import RayEngine
 
         return RayEngine(num_workers)
-    return Engine(num_workers)
+    engine = Engine(num_workers)
+    if memory_bytes is not None:
+        engine.num_workers = min(engine.num_workers, max(memory_bytes // LEAST_WORKER_BYTES, 1))
+    return engine

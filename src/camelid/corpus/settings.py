@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from camelid.corpus.source_settings import (
     ArxivSource,
     BooksSource,
+    CodeQuality,
     FilesSource,
     GithubSource,
     StackExchangeSource,
@@ -38,6 +39,8 @@ class PythonLibrarySource(Settings):
     """Name of the source; mixture shares and held-out losses go by it."""
     licence: str | None = "PSF-2.0"
     """Licence of the texts, recorded with each document."""
+    quality: CodeQuality | None = None
+    """The rules of GitHub's sources: licence headers go and odd files too; or none of them."""
 
 
 Source = Annotated[
@@ -73,8 +76,8 @@ class CorpusSettings(Settings):
     """What runs the tasks: processes of this machine, or the Ray cluster that RAY_ADDRESS names."""
     num_workers: int = Field(0, ge=0)
     """Processes that read at once, 0 for one per core; the result does not depend on it."""
-    memory_bytes: int = Field(1 << 30, ge=1 << 26)
-    """Bytes that comparing hashes takes in all processes together, on disk beyond; the result does not depend on it."""
+    memory_bytes: int | None = Field(None, ge=1 << 26)
+    """Bytes that all processes together may hold while hashes are compared; half a GiB for each unless given."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

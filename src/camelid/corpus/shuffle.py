@@ -26,6 +26,9 @@ with the lowest second column, the first of those."""
 
 # Peak while one range is decided, per key of one column and of two.
 _BYTES_PER_KEY = (48, 80)
+_USUAL_BYTES = 1 << 29
+# What a process holds besides: the interpreter, its libraries, and what it kept of earlier tasks.
+_PROCESS_BYTES = 160 << 20
 _PLACE_SUFFIX = ".place.json"
 _COUNTS = "counts.json"
 
@@ -46,13 +49,13 @@ def write_keys(path: Path, keys: Keys) -> None:
     temporary.rename(path.with_suffix(".npy"))
 
 
-def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int, engine: Engine) -> tuple[int, int]:
+def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int | None, engine: Engine) -> tuple[int, int]:
     """Decides over the keys of all files.
 
     Args:
         files: as they were given to `write_keys`; their order is the order of the items.
         folder: where the marks go; it is made anew.
-        memory_bytes: bound on what all workers hold together.
+        memory_bytes: bound on what all processes hold together, this one among them; half a GiB each where it is None.
 
     Returns:
         How many items there are, and how many are marked.
@@ -61,7 +64,8 @@ def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int, eng
     folder.mkdir(parents=True)
     shapes = [np.load(path.with_suffix(".npy"), mmap_mode="r").shape for path in files]
     num_keys = sum(shape[0] for shape in shapes)
-    room = max(memory_bytes // engine.num_workers // _BYTES_PER_KEY[shapes[0][1] - 1], 1) if shapes else 1
+    share = _share_memory(memory_bytes, engine.num_workers)
+    room = max(share // _BYTES_PER_KEY[shapes[0][1] - 1], 1) if shapes else 1
     num_ranges = max(-(-num_keys // room), 1)
     ranges = [_Range(number, num_ranges) for number in range(num_ranges)]
     num_marked = sum(engine.run(partial(_mark_range, tuple(files), folder, rule), ranges))
@@ -69,6 +73,14 @@ def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int, eng
     for place, path in enumerate(files):
         path.with_suffix(_PLACE_SUFFIX).write_text(json.dumps({"folder": folder.name, "place": place}))
     return num_keys, num_marked
+
+
+def _share_memory(memory_bytes: int | None, num_workers: int) -> int:
+    """Bytes of keys and what they take to sort, for each worker."""
+    if memory_bytes is None:
+        return _USUAL_BYTES
+    num_processes = num_workers + (num_workers > 1)
+    return max(memory_bytes - num_processes * _PROCESS_BYTES, memory_bytes // 4) // num_workers
 
 
 def read_marks(path: Path, folders: Path) -> Marks:

@@ -105,20 +105,26 @@ def _parse_message(record: ArchiveRecord, block: bytes) -> _Message:
     if not block.startswith(b"HTTP/"):
         declared = record.headers.get("content-type", "").partition(";")[0].strip().lower()
         return _Message(200, declared or _sniff(block), None, block)
-    if (end := block.find(b"\n\n")) >= 0 and b"\r\n\r\n" not in block[:end]:
-        block = block[:end].replace(b"\n", b"\r\n") + b"\r\n\r\n" + block[end + 2 :]
-    head = (
-        f"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\n"
-        f"Content-Length: {len(block)}\r\n\r\n"
-    )
-    http = head.encode() + block + b"\r\n\r\n"
-    parsed = _parse_http(http, "none")
-    body = parsed.reader.read()
+    end = block.find(b"\r\n\r\n")
+    bare = block.find(b"\n\n", 0, end if end >= 0 else len(block))
+    if bare >= 0:
+        head, body = block[:bare].replace(b"\n", b"\r\n"), block[bare + 2 :]
+    else:
+        head, body = (block[:end], block[end + 4 :]) if end >= 0 else (block.rstrip(b"\r\n"), b"")
+    # The library reads the headers alone; bodies are long, and most are as they were sent.
+    parsed = _parse_http(_wrap(head, b""), "none")
     media_type = (parsed.http_content_type or "").lower() or _sniff(body)
     names = {name.lower() for name, _ in parsed.http_headers.items()}
     is_encoded = not names.isdisjoint(("content-encoding", "transfer-encoding"))
     status = parsed.http_headers.status_code or 0
-    return _Message(status, media_type, parsed.http_charset, body, http if is_encoded else b"")
+    return _Message(status, media_type, parsed.http_charset, body, _wrap(head, body) if is_encoded else b"")
+
+
+def _wrap(head: bytes, body: bytes) -> bytes:
+    """An HTTP message as a record of a WARC file."""
+    length = len(head) + 4 + len(body)
+    fields = f"Content-Type: application/http; msgtype=response\r\nContent-Length: {length}\r\n\r\n"
+    return b"".join((b"WARC/1.0\r\nWARC-Type: response\r\n", fields.encode(), head, b"\r\n\r\n", body, b"\r\n\r\n"))
 
 
 def _decode_body(http: bytes) -> bytes:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 18
+# Each member of a gzip file copies what was read beyond it, so that little is read at a time.
+_GZIP_BYTES = 1 << 16
 MAX_BLOCK_BYTES = 32 << 20
 """Records with larger blocks (videos, archives) are passed over."""
 
@@ -96,13 +98,13 @@ class _Inflater:
         """The next decompressed bytes; none at the end, or where the file is damaged."""
         while not self.damage:
             if not self._pending:
-                self._pending = self._file.read(CHUNK_BYTES)
+                self._pending = self._file.read(_GZIP_BYTES)
                 if not self._pending:
                     if self._is_in_member:
                         self.damage = f"the file ends in the middle of the gzip member at byte {self._member_start:,}"
                     return b""
             if not self._is_in_member:
-                self._pending = self._pending.lstrip(b"\0") or self._file.read(CHUNK_BYTES)
+                self._pending = self._pending.lstrip(b"\0") or self._file.read(_GZIP_BYTES)
                 if not self._pending:
                     return b""
                 self._member_start = self._file.tell() - len(self._pending)

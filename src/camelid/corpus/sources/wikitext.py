@@ -22,6 +22,8 @@ _TAG = re.compile(
 _LITERAL = frozenset({"nowiki", "pre", "source", "syntaxhighlight"})
 _FORMULA = frozenset({"math", "chem", "ce"})
 _TRANSPARENT = frozenset({"ruby", "section"})
+# Nine links in ten have no bracket inside; they need no stack.
+_PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|]*)(?:\|([^\[\]{}|]*))?\]\]")
 _BRACKET = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}(?!\})")
 _OPENERS = {"}}": "{{", "]]": "[[", "|}": "{|"}
 _MAX_DEPTH = 100
@@ -143,6 +145,14 @@ def _show_literal(name: str, content: str) -> str:
 
 
 def _resolve_brackets(text: str, title: str, hidden: Set[str]) -> str:
+    def show_plain(match: re.Match[str]) -> str:
+        target: str = match[1]
+        label: str | None = match[2]
+        if label == "" or ":" in target:
+            return _show_link(match[0][2:-2], hidden)
+        return target.strip() if label is None else label
+
+    text = _PLAIN_LINK.sub(show_plain, text)
     stack = [_Open("")]
     position = 0
     for match in _BRACKET.finditer(text):

@@ -12,7 +12,8 @@ _MONTHS = (
 )  # fmt: skip
 _MONTH_NUMBERS = {f"{number:{width}}" for number in range(1, 13) for width in ("", "02")}
 _POWERS = {"2": "²", "3": "³"}
-_LANGUAGE = re.compile(r"(?:lang|langue|język|nyelv|mova)-[\w-]+\Z")
+_LANGUAGE = re.compile(r"(?:lang|langue|język|nyelv|mova|vol|k)-[\w-]+\Z")
+_SOUNDS = re.compile(r"ipa-[\w-]+\Z")
 
 
 def show_template(content: str, title: str) -> str:
@@ -32,6 +33,8 @@ def show_template(content: str, title: str) -> str:
     show = _SHOWN.get(name)
     if show is None and _LANGUAGE.match(name):
         show = _first
+    if show is None and _SOUNDS.match(name):
+        show = _wrapped("[", "]")
     if show is not None:
         return show(arguments)
     if name.partition(":")[0] in _FUNCTIONS:
@@ -135,13 +138,18 @@ _first = _nth(0)
 
 _CONSTANTS = {
     **dict.fromkeys(("ndash", "en dash", "–"), "–"),
-    **dict.fromkeys(("snd", "spnd", "spaced ndash", "spaced en dash", "dash", "sndash"), " – "),
-    **dict.fromkeys(("mdash", "em dash", "—"), "—"),
+    **dict.fromkeys(("snd", "snds", "spnd", "spaced ndash", "spaced en dash", "dash", "sndash"), " – "),
+    **dict.fromkeys(("mdash", "mdashb", "emdash", "em dash", "—"), "—"),
     **dict.fromkeys(("nbsp", "space", "thinsp", "hair space", "spaces", "·", "dot", "•"), " "),
     **dict.fromkeys(("okina", "hamza", "ayin"), "ʻ"),
     **dict.fromkeys(("br", "clear", "-", "paragraph", "pb"), "\n"),
     "'": "'",
     "'s": "'s",
+    "' \"": "' \"",
+    "eqm": "⇌",
+    "carbon": "C",
+    "hydrogen": "H",
+    "esd": " ",
     "!": "|",
     "=": "=",
     "(": "{",
@@ -170,6 +178,7 @@ _FIRST = """
     script smallcaps sc aut u underline strikethrough del code mono kbd tt samp ill illm lien langx nihongo noredirect
     citation wikt-lang linktext blue red green center align vanchor fontsize normal zh gr grc he hebrew sanskrit
     nastaliq
+    vr keypress fmtn ta date- latin border chiarire ألمانية 仮リンク
     angbr vet kurziv fett sic typo нобр nota числ число num nb nombre romain rom літ flag flagcountry flagu нп3 нп5
 """
 _FIRST_OF_SEVERAL_WORDS = (
@@ -182,7 +191,9 @@ _QUOTES = """
 
 _SHOWN: dict[str, Show] = {
     **dict.fromkeys((*_FIRST.split(), *_FIRST_OF_SEVERAL_WORDS), _first),
-    **dict.fromkeys(("lang", "langue", "color", "colour", "font color", "fontcolor", "język", "lingua"), _nth(1)),
+    **dict.fromkeys(
+        ("lang", "langue", "color", "colour", "font color", "fontcolor", "język", "lingua", "rtl-lang"), _nth(1)
+    ),
     "langx": _nth(1),
     **dict.fromkeys(("transl", "transliteration", "translit", "background color"), _last),
     **dict.fromkeys(("math", "mvar", "bigmath", "tmath"), _formula),
@@ -193,6 +204,16 @@ _SHOWN: dict[str, Show] = {
     **dict.fromkeys(("sup", "superscript", "exp"), _wrapped("^")),
     **dict.fromkeys(("sub", "subscript", "ind"), _wrapped("_")),
     **dict.fromkeys((*_QUOTES.split(), "quote box", "centered quote"), _block),
+    **dict.fromkeys(("séc", "século"), _wrapped("século ")),
+    # With a language before it, it is the pronunciation of the word before.
+    "ipa": lambda arguments: _first(arguments) if len(_positional(arguments)) == 1 else "",
+    "segle": _wrapped("segle "),
+    "incise": _wrapped("– ", " –"),
+    '"': _wrapped("„", "“"),
+    "höhe": _wrapped("", " m"),
+    "tmp": _joined(" "),
+    "us patent": _wrapped("U.S. Patent "),
+    "oldstyledate": lambda arguments: ", ".join(_positional(arguments)[:2]),
     **dict.fromkeys(("circa", "c.", "ca."), _wrapped("c. ")),
     **dict.fromkeys(("us$", "usd"), _wrapped("US$")),
     **dict.fromkeys(("a$", "aud"), _wrapped("A$")),

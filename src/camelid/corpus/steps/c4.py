@@ -81,12 +81,10 @@ def apply_page_rules(rules: C4Rules, documents: Iterator[Document], work: Work) 
 def filter_lines(text: str, rules: C4Rules, min_words: int, end_marks: tuple[str, ...]) -> tuple[list[str], str]:
     """The lines of a page that stay, or the reason for which the whole page goes."""
     long_word = _long_word(rules.max_word_characters)
+    # No line without an end mark survives, whatever else it holds; but a citation mark may stand behind it.
+    last_marks = frozenset((*end_marks, "]"))
     kept = []
-    for line in text.split("\n"):
-        line = line.strip()
-        # No line without an end mark survives, whatever else it holds; but a citation mark may stand behind it.
-        if not line or (not line.endswith(end_marks) and line[-1] != "]"):
-            continue
+    for line in [line for line in map(str.strip, text.split("\n")) if line and line[-1] in last_marks]:
         if len(line) > rules.max_word_characters and long_word.search(line):
             continue
         if "[" in line:

@@ -18,16 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from camelid.corpus.document import Document
+from camelid.corpus.hashing import Hashes, mix
 from camelid.corpus.ledger import Drop
 from camelid.corpus.source_settings import BooksSource
 from camelid.corpus.task import Task, Work, write_whole
 
 NAME = "overlap"
-Hashes = NDArray[np.uint64]
-
 _SKETCHES = "sketches.npz"
 _OVERLAPS = "overlaps.json"
 
@@ -37,7 +35,6 @@ _MIN_SKETCH = 32
 _MIN_SHARED = 2
 # Every tenth word changed leaves half of all passages of five words whole; two novels share one in a hundred.
 _CANDIDATE_SHARE = 0.25
-_MULTIPLIERS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +242,7 @@ def _hash_passages(text: str, overlap_words: int) -> tuple[int, Hashes]:
     num_passages = len(words) - length + 1 if words else 0
     passages = np.zeros(num_passages, np.uint64)
     for offset in range(length):
-        passages = _mix(passages + hashes[offset : offset + num_passages])
+        passages = mix(passages + hashes[offset : offset + num_passages])
     return len(words), passages
 
 
@@ -253,12 +250,3 @@ def _hash_word(word: str) -> int:
     if not word.isascii():
         word = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-
-
-def _mix(values: Hashes) -> Hashes:
-    """A bijection of 64 bits whose every output bit depends on every input bit (splitmix64)."""
-    first, second, third = (np.uint64(multiplier) for multiplier in _MULTIPLIERS)
-    values = values + first
-    values = (values ^ (values >> np.uint64(30))) * second
-    values = (values ^ (values >> np.uint64(27))) * third
-    return values ^ (values >> np.uint64(31))

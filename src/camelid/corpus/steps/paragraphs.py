@@ -1,12 +1,10 @@
 """Paragraphs that more than one page of a block has are removed, all of them (CCNet, section 3.1).
 
-A paragraph is a line. Its key is the first 64 bits of SHA-1 of the folded line. Within a page only the first of equal
+A paragraph is a line, and its key is a hash of 64 bits over the folded line. Within a page only the first of equal
 lines stays, and lines with nothing in them go.
 """
 
-import hashlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import compress
@@ -17,72 +15,72 @@ import numpy as np
 
 from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
-from camelid.corpus.folding import Folding, fold_as_paper, fold_as_released
+from camelid.corpus.folding import fold_as_paper, fold_as_released
+from camelid.corpus.line_keys import LineKeys
 from camelid.corpus.shuffle import mark, read_marks, write_keys
 from camelid.corpus.task import Task, Work
 from camelid.corpus.web_settings import ParagraphSettings
 
 NAME = "paragraphs"
-_KEY_BYTES = 8
-_REMEMBERED_BYTES = 100
-_MOST_REMEMBERED = 1 << 16
-_NUMBER = re.compile(rb"00+")
-_BLANK = hashlib.sha1(b"", usedforsecurity=False).digest()[:_KEY_BYTES]
+_BATCH_CHARACTERS = 1 << 18
 
 
 @cache
-def make_keys(normalisation: str) -> Callable[[str], list[bytes]]:
-    """A function that gives the key of each line of a text.
+def make_keys(normalisation: str) -> LineKeys:
+    """What gives the key of each line.
 
     Args:
         normalisation: as in `ParagraphSettings`.
     """
-    folding = Folding(fold_as_paper if normalisation == "paper" else fold_as_released)
-    key_of = _KeysOfLines().__getitem__
-
-    def keys(text: str) -> list[bytes]:
-        folded = folding(text)
-        if normalisation == "paper":
-            # A number is one placeholder, however long it is.
-            folded = _NUMBER.sub(b"0", folded)
-        return list(map(key_of, folded.split(b"\n")))
-
-    return keys
-
-
-class _KeysOfLines(dict[bytes, bytes]):
-    """Keys that were made lately: much of the web is the same few lines, and looking up is ten times faster."""
-
-    def __missing__(self, line: bytes) -> bytes:
-        key = hashlib.sha1(line.strip(), usedforsecurity=False).digest()[:_KEY_BYTES]
-        if len(line) <= _REMEMBERED_BYTES:
-            if len(self) >= _MOST_REMEMBERED:
-                self.clear()
-            self[line] = key
-        return key
+    is_paper = normalisation == "paper"
+    return LineKeys(fold_as_paper if is_paper else fold_as_released, is_number_one=is_paper)
 
 
 def collect(settings: ParagraphSettings, documents: Iterator[Document], work: Work) -> Iterator[Document]:
     """Yields pages without blank and repeated lines, and stores the key of every line that is left."""
     keys_of = make_keys(settings.normalisation)
-    stored: list[bytes] = []
-    for document in documents:
-        keys = keys_of(document.text)
-        distinct = dict.fromkeys(keys)
-        distinct.pop(_BLANK, None)
+    stored = [np.zeros(0, np.uint64)]
+    for batch in _batches(documents):
+        keys, is_blank = keys_of([document.text for document in batch])
+        num_lines = np.array([document.text.count("\n") + 1 for document in batch])
+        ends = np.cumsum(num_lines)
+        pages = np.repeat(np.arange(len(batch)), num_lines)
+        # A stable order puts the equal lines of a page side by side, the first of them first.
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        again = np.flatnonzero(ordered[1:] == ordered[:-1])
+        again = again[pages[order[again + 1]] == pages[order[again]]]
+        is_kept = ~is_blank
+        is_kept[order[again + 1]] = False
+        stored.append(keys[is_kept])
+        num_kept = np.diff(np.concatenate([[0], np.cumsum(is_kept)])[np.concatenate([[0], ends])])
         work.counts["paragraphs_in"] += len(keys)
-        work.counts["paragraph_characters_in"] += len(document.text)
-        if len(distinct) < len(keys):
-            seen = {_BLANK}
-            is_kept = [not (key in seen or seen.add(key)) for key in keys]  # type: ignore[func-returns-value]
-            document = replace(document, text="\n".join(compress(document.text.split("\n"), is_kept)))
-            work.counts["paragraphs_dropped_in_page"] += len(keys) - len(distinct)
-        if not distinct:
-            work.drops.add(document, NAME, "nothing left", "only blank lines")
-            continue
-        stored.append(b"".join(distinct))
-        yield document
-    write_keys(work.path(NAME), np.frombuffer(b"".join(stored), "<u8").astype(np.uint64))
+        work.counts["paragraph_characters_in"] += sum(len(document.text) for document in batch)
+        rows = zip(batch, ends.tolist(), num_lines.tolist(), num_kept.tolist(), strict=True)
+        for document, end, lines, kept in rows:
+            if not kept:
+                work.drops.add(document, NAME, "nothing left", "only blank lines")
+                continue
+            work.counts["paragraphs_dropped_in_page"] += lines - kept
+            yield _without(document, is_kept[end - lines : end].tolist()) if kept < lines else document
+    write_keys(work.path(NAME), np.concatenate(stored))
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    num_characters = 0
+    for document in documents:
+        batch.append(document)
+        num_characters += len(document.text)
+        if num_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _without(document: Document, is_kept: Sequence[bool]) -> Document:
+    return replace(document, text="\n".join(compress(document.text.split("\n"), is_kept)))
 
 
 def decide(tasks: Sequence[Task], folder: Path, engine: Engine) -> dict[str, Any]:
@@ -100,15 +98,16 @@ def decide(tasks: Sequence[Task], folder: Path, engine: Engine) -> dict[str, Any
 def remove(documents: Iterator[Document], work: Work) -> Iterator[Document]:
     """Yields the pages without the lines that were marked; those with nothing left are dropped."""
     is_kept = ~read_marks(work.path(NAME), work.task.shared_folder)
+    num_kept = np.concatenate([[0], np.cumsum(is_kept)])
     place = 0
     for document in documents:
-        lines = document.text.split("\n")
-        kept = is_kept[place : place + len(lines)]
-        place += len(lines)
-        if kept.all():
+        start, num_lines = place, document.text.count("\n") + 1
+        place += num_lines
+        kept = int(num_kept[place] - num_kept[start])
+        if kept == num_lines:
             yield document
-        elif kept.any():
-            yield replace(document, text="\n".join(compress(lines, kept.tolist())))
+        elif kept:
+            yield _without(document, is_kept[start:place].tolist())
         else:
-            work.drops.add(document, NAME, "nothing left", f"{len(lines)} paragraphs that other pages have too")
+            work.drops.add(document, NAME, "nothing left", f"{num_lines} paragraphs that other pages have too")
     assert place == len(is_kept), f"{place} paragraphs were read and {len(is_kept)} compared"

@@ -1,0 +1,105 @@
+"""C4's rules beside datatrove, and shards encoded by gigatoken and by SentencePiece: corpus_peers.py DATA --out x.json
+
+DATA is the folder of sample data. datatrove runs in the Python that --datatrove names, on the same pages, in turn with
+ours, each in one process; processor seconds count. Neither side splits sentences: datatrove's splitter, NLTK's Punkt,
+wants a download, and its filter is told not to ask for sentences. The texts that both keep are compared.
+"""
+
+import argparse
+import gzip
+import json
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from corpus_web import repeat_pages
+
+from camelid.corpus.steps.c4 import filter_lines
+from camelid.corpus.web_settings import C4Rules
+from camelid.tokenizer.bulk import BulkEncoder
+from camelid.tokenizer.load import load_tokenizer
+
+_PEER = """
+import json, sys, time
+from datatrove.data import Document
+from datatrove.pipeline.filters import C4QualityFilter
+documents = [Document(text=text, id=str(n)) for n, text in enumerate(json.load(open(sys.argv[1])))]
+rules = C4QualityFilter(min_num_sentences=-1)
+start = time.process_time()
+kept = [rules.filter(document) is True for document in documents]
+seconds = time.process_time() - start
+json.dump([seconds, [d.text if k else "" for d, k in zip(documents, kept)]], open(sys.argv[2], "w"))
+"""
+
+
+def measure_c4(texts: list[str], python: str, folder: Path, turns: int) -> dict[str, Any]:
+    """MB/s of both sides by turn, and the share of pages of which both keep the same."""
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    pages, answer = folder / "pages.json", folder / "answer.json"
+    pages.write_text(json.dumps(texts))
+    rules = C4Rules(edition="datatrove")
+    end_marks = (".", "?", "!", '"', "'")
+    ours: list[float] = []
+    theirs: list[float] = []
+    same = 0
+    for _ in range(turns):
+        start = time.process_time()
+        found = [filter_lines(text, rules, 3, end_marks) for text in texts]
+        ours.append(megabytes / (time.process_time() - start))
+        subprocess.run([python, "-c", _PEER, str(pages), str(answer)], check=True)
+        seconds, kept = json.loads(answer.read_text())
+        theirs.append(megabytes / seconds)
+        same = sum("\n".join(lines) == other for (lines, _), other in zip(found, kept, strict=True))
+    return {"megabytes": megabytes, "camelid": ours, "datatrove": theirs, "same_share": same / len(texts)}
+
+
+def measure_encoding(data: Path, turns: int) -> dict[str, Any]:
+    """MB/s of gigatoken, as shards are encoded, and of SentencePiece on one thread, and whether all ids are equal."""
+    tokenizer = load_tokenizer(data / "models" / "llama-tokenizer" / "tokenizer.model")
+    text = gzip.decompress((data / "text" / "tinystories_sample.txt.gz").read_bytes()).decode()
+    raw = gzip.decompress((data / "text" / "wikitext-2-raw" / "wiki.test.raw.gz").read_bytes()).decode()
+    texts = [part[start : start + 4000] for part in (text, raw) for start in range(0, len(part), 4000)]
+    megabytes = sum(len(part.encode()) for part in texts) / 1e6
+    encoder = BulkEncoder(tokenizer)
+
+    def rate(run: Callable[[], list[list[int]]]) -> tuple[float, list[list[int]]]:
+        start = time.process_time()
+        ids = run()
+        return megabytes / (time.process_time() - start), ids
+
+    fast: list[float] = []
+    slow: list[float] = []
+    is_equal = True
+    for _ in range(turns):
+        speed, found = rate(lambda: encoder.encode(texts))
+        fast.append(speed)
+        speed, wanted = rate(lambda: tokenizer.encode_batch(texts, 1))
+        slow.append(speed)
+        is_equal = is_equal and found == wanted
+    return {"megabytes": megabytes, "gigatoken": fast, "sentencepiece": slow, "ids_equal": is_equal}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--datatrove", metavar="PYTHON")
+    parser.add_argument("--megabytes", type=float, default=16)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor()}
+    result["encoding"] = measure_encoding(options.data, options.turns)
+    if options.datatrove:
+        texts = [page.text for page in repeat_pages(options.data / "commoncrawl", options.megabytes * 1e6)]
+        with tempfile.TemporaryDirectory() as folder:
+            result["c4"] = measure_c4(texts, options.datatrove, Path(folder), options.turns)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
