@@ -1,6 +1,7 @@
 """Numbers over time: append-only JSON lines, one record a line. Every plot reads them."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -24,17 +25,24 @@ class MetricsWriter:
     """
 
     def __init__(self, path: Path, keep_until_step: int | None = None):
-        if path.exists():
-            kept = [r for r in read_metrics(path) if keep_until_step is None or r["step"] <= keep_until_step]
-            text = "".join(_encode(record) for record in kept)
-            if len(text.encode()) != path.stat().st_size:
-                write_text_durably(path, text)
+        self._path = path
+        _remove_later(path, keep_until_step)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Appends one record; `kind` says what was measured, "train" or "held_out" for example."""
         self._file.write(_encode({"kind": kind, "step": step, **values}))
         self._file.flush()
+
+    def rewind(self, step: int) -> None:
+        """Removes the records of later steps, which are taken again."""
+        self._file.close()
+        _remove_later(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def sync(self) -> None:
+        """Waits until all records are on the disk and not only with the system."""
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +66,16 @@ def read_metrics(path: Path, kind: str | None = None) -> Iterator[Record]:
             record = _decode(line, f"{path}, line {number}")
             if kind is None or record["kind"] == kind:
                 yield record
+
+
+def _remove_later(path: Path, keep_until_step: int | None) -> None:
+    """Removes the records after a step, or none, and what is left of a line that was cut in half."""
+    if not path.exists():
+        return
+    kept = [r for r in read_metrics(path) if keep_until_step is None or r["step"] <= keep_until_step]
+    text = "".join(_encode(record) for record in kept)
+    if len(text.encode()) != path.stat().st_size:
+        write_text_durably(path, text)
 
 
 def _encode(record: Record) -> str:

@@ -28,6 +28,12 @@ def progress(label: str, total: int | None, unit: str, done: int = 0) -> Iterato
         yield advance
 
 
+def say(text: str) -> None:
+    """A line about long work, on standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def format_duration(seconds: float) -> str:
     """Seconds as `41 s`, `3 min 20 s`, `5 h 10 min`, `12 days` or `9,800 years`."""
     whole = round(seconds)

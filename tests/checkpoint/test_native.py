@@ -40,7 +40,7 @@ def test_what_is_stored_is_what_the_model_holds(checkpoint: Path) -> None:
     model.set_weights(weights)
     for name, weight in model.weights().items():
         assert torch.equal(weight, weights[name])
-    assert native.read_progress(checkpoint) == {"step": 8, "num_tokens": 1024}
+    assert native.read_progress(checkpoint) == native.Progress(step=8, num_tokens=1024)
     assert artifact.verify(checkpoint, native.KIND).facts["num_tokens"] == 1024
 
 

@@ -209,3 +209,27 @@ def test_compared_tokenizers_have_short_names() -> None:
     assert name_tokenizers(paths) == {"llama": paths[0], "own.model": paths[1]}
     paths = [Path("a/llama/tokenizer.model"), Path("b/llama/tokenizer.model")]
     assert name_tokenizers(paths) == {str(path): path for path in paths}
+
+
+def test_a_spike_is_traced_to_the_documents_that_stood_out(
+    camelid: CommandLine, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    words = ("dataset", "trace", tiny_run.parent / "tiny.toml", "--out", run)
+    assert "the training met no spike" in camelid.refuse(*words, "--spike", 1)
+    assert "say what to trace" in camelid.refuse(*words)
+    assert "say what to trace" in camelid.refuse(*words, "--spike", 1, "--step", 2)
+    rows = [json.loads(line) for line in camelid(*words, "--step", 5, "--json").out.splitlines()]
+    blamed = rows[2]["documents"][0]
+    part = {**blamed, "data_step": 5, "sample": 2, "source": rows[2]["source"], "nats_per_token": 8.25}
+    spike = {"kind": "spike", "step": 6, "reason": "why", "rolled_back_to": 4, "skipped": [5], "documents": [part]}
+    (run / "train" / "spikes.jsonl").write_text(json.dumps(spike) + "\n", encoding="utf-8")
+    outcome = camelid(*words, "--spike", 1)
+    assert outcome.out.splitlines() == [
+        f"sample 2: notes, epoch {rows[2]['epoch']}",
+        f"  {blamed['num_tokens']:>6,} tokens  8.25 nats each  {blamed['path']}  {blamed['url']}",
+    ]
+    assert "step 6: why" in outcome.err
+    assert "name one from 1 to 1" in camelid.refuse(*words, "--spike", 2)
+    (run / "train" / "spikes.jsonl").write_text('{"kind": "spike", "step": 6}\n', encoding="utf-8")
+    assert "does not say what was done" in camelid.refuse(*words, "--spike", 1)

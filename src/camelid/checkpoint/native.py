@@ -4,7 +4,7 @@ config.json            ModelConfig
 model.safetensors      weights by Meta's names: float32 from training, the source's types from a conversion
 tokenizer.model        SentencePiece model, or what else came with the weights
 optimizer.safetensors  AdamW moments, `exp_avg.<name>` and `exp_avg_sq.<name>` (training checkpoints only)
-progress.json          number of steps and tokens that went into it (training checkpoints only)
+progress.json          steps and tokens that went into it, and what data were skipped (training checkpoints only)
 
 Training saves and loads torch tensors; `read` and `write` are without torch, which is imported where it is needed.
 """
@@ -13,7 +13,9 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from camelid import artifact
 from camelid.checkpoint import folder
@@ -24,7 +26,7 @@ from camelid.checkpoint.stored import StoredModel
 from camelid.errors import UserError
 from camelid.model.config import ModelConfig
 from camelid.planning.shapes import count_parameters
-from camelid.settings import validate
+from camelid.settings import Settings, validate
 from camelid.tokenizer.load import load_tokenizer
 
 if TYPE_CHECKING:
@@ -38,13 +40,24 @@ PROGRESS_NAME = "progress.json"
 TOKENIZER_NAME = "tokenizer.model"
 
 
+class Progress(Settings):
+    """How far a training has come."""
+
+    step: int = Field(ge=0)
+    """Optimizer steps taken."""
+    num_tokens: int = Field(ge=0)
+    """Tokens trained on."""
+    skipped: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Data steps that are passed over."""
+
+
 def save_checkpoint(
     directory: Path,
     *,
     config: ModelConfig,
     weights: "Mapping[str, Tensor]",
     optimizer: "Mapping[str, Tensor]",
-    progress: Mapping[str, int],
+    progress: Progress,
     tokenizer: Path,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -60,9 +73,9 @@ def save_checkpoint(
 
     with artifact.publish(directory, kind=KIND, settings=settings, inputs=inputs, seed=seed) as draft:
         draft.environment.update(environment)
-        draft.facts.update(progress, num_parameters=count_parameters(config))
+        draft.facts.update(step=progress.step, num_tokens=progress.num_tokens, num_parameters=count_parameters(config))
         _write_json(draft.path / CONFIG_NAME, config.model_dump(mode="json"))
-        _write_json(draft.path / PROGRESS_NAME, dict(progress))
+        _write_json(draft.path / PROGRESS_NAME, progress.model_dump(mode="json"))
         shutil.copyfile(tokenizer, draft.path / TOKENIZER_NAME)
         save_file(dict(weights), draft.path / WEIGHTS_NAME)
         save_file(dict(optimizer), draft.path / OPTIMIZER_NAME)
@@ -87,12 +100,18 @@ def find_checkpoint(path: Path) -> Path:
 
 def list_checkpoints(train: Path) -> list[Path]:
     """Finished checkpoints of a training run, oldest first."""
-    return sorted(path.parent for path in (train / "checkpoints").glob("step-*[0-9]/" + artifact.MANIFEST_NAME))
+    found = (path.parent for path in (train / "checkpoints").glob(f"step-*/{artifact.MANIFEST_NAME}"))
+    return sorted((path for path in found if path.name.removeprefix("step-").isdecimal()), key=step_of)
 
 
 def checkpoint_path(train: Path, step: int) -> Path:
     """Where the checkpoint after `step` steps lies in a training run."""
     return train / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint of a training run, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def read(path: Path) -> StoredModel:
@@ -155,10 +174,14 @@ def load_optimizer(directory: Path) -> "dict[str, Tensor]":
     return _load(directory / OPTIMIZER_NAME)
 
 
-def read_progress(directory: Path) -> dict[str, int]:
-    """Steps and tokens that went into a checkpoint."""
-    progress: dict[str, int] = json.loads((directory / PROGRESS_NAME).read_text(encoding="utf-8"))
-    return progress
+def read_progress(directory: Path) -> Progress:
+    """How far the training of a checkpoint had come.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = directory / PROGRESS_NAME
+    return validate(Progress, read_json(path), str(path))
 
 
 def _load(path: Path) -> "dict[str, Tensor]":

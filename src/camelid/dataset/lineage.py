@@ -45,13 +45,17 @@ def trace(dataset: Dataset, step: int, *, sequence_length: int, batch_size: int,
     Raises:
         UserError: as `Loader`.
     """
-    loader = Loader(dataset, sequence_length, batch_size, seed)
-    located = loader.locate(step)
+    return trace_rows(Loader(dataset, sequence_length, batch_size, seed), step)
+
+
+def trace_rows(loader: Loader, step: int) -> list[SampleLineage]:
+    """Says what the rows of a loader read at a step."""
     rows: list[SampleLineage] = []
-    for number, (source, sample, epoch) in enumerate(np.stack(located, axis=1).tolist()):
+    located = np.stack(loader.locate(step), axis=1).tolist()
+    for number, (source, sample, epoch) in zip(loader.rows, located, strict=True):
         name = loader.order.sources[source]
-        start, num_tokens = sample * sequence_length, sequence_length + 1
-        documents = _trace_range(dataset.stream("train", name), start, start + num_tokens)
+        start, num_tokens = sample * loader.sequence_length, loader.sequence_length + 1
+        documents = _trace_range(loader.dataset.stream("train", name), start, start + num_tokens)
         rows.append(
             SampleLineage(
                 sample=number,

@@ -1,6 +1,5 @@
 """The training loop: steps, measurements, samples and checkpoints, from the first batch to the published product."""
 
-import os
 import resource
 import shutil
 import signal
@@ -8,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,22 +21,41 @@ from camelid.errors import StoppedError, UserError
 from camelid.metrics import MetricsWriter, read_metrics
 from camelid.model.config import ModelConfig
 from camelid.model.llama import Transformer
-from camelid.parallel.place import Place
-from camelid.parallel.processes import Processes
 from camelid.planning.shapes import count_parameters, training_flops_per_token
-from camelid.progress import progress
+from camelid.progress import progress, say
 from camelid.training.device import Execution, measure_peak_flops
+from camelid.training.norms import measure_norms
+from camelid.training.rollback import Identity, roll_back, superseded_checkpoints, take_up
 from camelid.training.schedule import learning_rate
 from camelid.training.settings import TrainSettings
+from camelid.training.stability import SpikeDetector, read_losses
 from camelid.training.trainer import Data, Trainer
 
 METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
 
 _SHOWN_CHARACTERS = 100
+_NUMBERS = ("loss", "learning_rate", "grad_norm")
 
 Sample = Callable[[Transformer], list[dict[str, Any]]]
 """Called at intervals with the model; what it returns is written to samples.jsonl."""
+
+Benchmark = Callable[[Transformer, int], Mapping[str, float]]
+"""Called with the model and the step wherever the held-out loss is measured; returns scores by name."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A training under way, and where it writes."""
+
+    trainer: Trainer
+    draft: Draft
+    identity: Identity
+    metrics: MetricsWriter
+    samples: MetricsWriter
+    peak_flops: float
+    sample: Sample | None
+    benchmark: Benchmark | None
 
 
 def train(
@@ -48,107 +67,128 @@ def train(
     seed: int,
     inputs: Mapping[str, str],
     sample: Sample | None = None,
-    processes: Processes | None = None,
+    benchmark: Benchmark | None = None,
 ) -> Manifest:
     """Trains a model and publishes `directory` with its last checkpoints, metrics and samples.
 
-    Where several processes train together, each of them calls this; the first one writes.
-
     An interrupted run is taken up from its latest checkpoint and ends in the same bytes as an undisturbed one, on the
-    same processor, number of threads and build of torch.
+    same processor, number of threads and build of torch. A spike is rolled back and the data that led to it are skipped
+    (`stability`).
 
     Raises:
-        UserError: the begun run has other settings or inputs, or the disk is too full for a checkpoint.
+        UserError: the begun run has other settings or inputs, the disk is too full for a checkpoint, or spikes come
+            again and again.
         StoppedError: SIGTERM or SIGINT; the state was saved first.
     """
-    recorded = {**settings.identity(), "model": config.model_dump(mode="json")}
+    recorded = {**settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
+    identity = Identity(recorded, inputs)
     logs = (METRICS_NAME, SAMPLES_NAME)
-    processes = processes or Processes(Place(), None)
-    with processes.publish(
+    with artifact.publish(
         directory, kind="train", settings=recorded, inputs=inputs, seed=seed, logs=logs, is_resumable=True
     ) as draft:
-        trainer = Trainer(config, settings, data, seed, processes)
-        _take_up(trainer, draft.path, recorded, inputs)
-        _run(trainer, draft, recorded, inputs, sample)
+        trainer = Trainer(config, settings, data, seed)
+        take_up(trainer, draft.path, identity)
+        peak = measure_peak_flops(trainer.execution.device, trainer.execution.compute_dtype)
+        with (
+            MetricsWriter(draft.path / METRICS_NAME, keep_until_step=trainer.step) as metrics,
+            MetricsWriter(draft.path / SAMPLES_NAME, keep_until_step=trainer.step) as samples,
+        ):
+            _take_steps(_Run(trainer, draft, identity, metrics, samples, peak, sample, benchmark))
+        execution = trainer.execution
+        draft.environment.update(execution.describe(), peak_flops_per_second=peak, peak_bytes=_peak_bytes(execution))
+        draft.facts.update(_summarise(trainer, draft.path / METRICS_NAME), **trainer.data.facts)
     return artifact.read_manifest(directory)
 
 
-def _take_up(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-    checkpoints = native.list_checkpoints(train_folder)
-    if not checkpoints:
-        return
-    manifest = artifact.verify(checkpoints[-1], native.KIND)
-    difference = artifact.find_difference(manifest, recorded, inputs, trainer.seed)
-    if difference:
-        raise UserError(
-            f"{train_folder} was begun otherwise: {difference}; give it the old settings, begin in another folder "
-            "(--out), or replace it (--rebuild)"
-        )
-    trainer.restore(checkpoints[-1])
-    say(f"going on from step {trainer.step:,}")
-    for name, now in trainer.execution.describe().items():
-        before = manifest.produced.get(name)
-        if before != now:
-            say(f"warning: {name} was {before} and is now {now}; the result will differ in the last bits")
-
-
-def _run(
-    trainer: Trainer, draft: Draft, recorded: Mapping[str, Any], inputs: Mapping[str, str], sample: Sample | None
-) -> None:
-    settings, execution = trainer.settings, trainer.execution
-    peak = measure_peak_flops(execution.device, execution.compute_dtype)
+def _take_steps(run: _Run) -> None:
+    trainer, settings = run.trainer, run.trainer.settings
     with (
-        MetricsWriter(_written_by_first(trainer, METRICS_NAME, draft), keep_until_step=trainer.step) as metrics,
-        MetricsWriter(_written_by_first(trainer, SAMPLES_NAME, draft), keep_until_step=trainer.step) as samples,
         _stop_signals() as stop_signals,
         progress("train", settings.steps * settings.batch_tokens, "tokens", trainer.num_tokens) as advance,
     ):
-        if execution.is_compiled:
+        if trainer.execution.is_compiled:
             say("train: generating code, the first step takes up to a minute")
+        detector = _make_detector(run)
         while trainer.step < settings.steps:
-            _take_step(trainer, metrics, peak)
-            advance(settings.batch_tokens)
-            is_last = trainer.step == settings.steps
-            if is_last or trainer.step % settings.held_out_interval == 0:
-                _report_held_out(trainer, metrics)
-            if sample is not None and (is_last or trainer.step % settings.sample_interval == 0):
-                _report_samples(trainer, samples, sample)
-            is_stopped = trainer.processes.any(bool(stop_signals))
-            if is_last or is_stopped or trainer.step % settings.checkpoint_interval == 0:
-                _save(trainer, draft.path, recorded, inputs)
-            if is_stopped and not is_last:
+            num_tokens = trainer.num_tokens
+            measured = _take_step(run)
+            if reason := detector.judge(measured["loss"], measured["grad_norm"]):
+                _go_back(run, reason, measured)
+                detector = _make_detector(run)
+            else:
+                _write_step(run, measured)
+                _report(run)
+                if _is_due(trainer, settings.checkpoint_interval) or stop_signals:
+                    _save(run)
+            advance(trainer.num_tokens - num_tokens)
+            if stop_signals and trainer.step < settings.steps:
                 raise StoppedError(
-                    stop_signals[0] if stop_signals else signal.SIGTERM,
+                    stop_signals[0],
                     f"stopped after step {trainer.step:,}; the state is saved, the same command goes on from there",
                 )
-    draft.environment.update(execution.describe(), peak_flops_per_second=peak, peak_bytes=_peak_bytes(execution))
-    if trainer.processes.is_first:
-        draft.facts.update(_summarise(trainer, draft.path / METRICS_NAME), **trainer.data.facts)
 
 
-def _written_by_first(trainer: Trainer, name: str, draft: Draft) -> Path:
-    return draft.path / name if trainer.processes.is_first else Path(os.devnull)
+def _is_due(trainer: Trainer, interval: int) -> bool:
+    return trainer.step == trainer.settings.steps or trainer.step % interval == 0
 
 
-def _take_step(trainer: Trainer, metrics: MetricsWriter, peak: float) -> None:
-    settings = trainer.settings
-    rate = learning_rate(trainer.step, settings)
-    start = time.perf_counter()
-    loss, norm = trainer.take_step()
-    values = {"loss": loss.item(), "learning_rate": rate, "grad_norm": norm.item()}
-    seconds = time.perf_counter() - start
-    speed = settings.batch_tokens / seconds
-    flops = speed * training_flops_per_token(trainer.config, settings.sequence_length)
-    metrics.write(
+def _make_detector(run: _Run) -> SpikeDetector:
+    settings = run.trainer.settings
+    losses = read_losses(run.draft.path / METRICS_NAME, run.trainer.step, settings.spike_window)
+    return SpikeDetector(settings, losses)
+
+
+def _go_back(run: _Run, reason: str, measured: Mapping[str, float]) -> None:
+    # Without the seconds, for the ledger of a run that was killed must be that of one that was not.
+    numbers = {name: measured[name] for name in _NUMBERS}
+    roll_back(run.trainer, run.draft.path, run.identity, reason, numbers)
+    run.metrics.rewind(run.trainer.step)
+    run.samples.rewind(run.trainer.step)
+
+
+def _take_step(run: _Run) -> dict[str, float]:
+    trainer = run.trainer
+    interval = trainer.settings.norm_interval
+    rate = learning_rate(trainer.step, trainer.settings)
+    with measure_norms(trainer, interval > 0 and (trainer.step + 1) % interval == 0) as norms:
+        start = time.perf_counter()
+        loss, norm = trainer.take_step()
+        measured = {"loss": loss.item(), "learning_rate": rate, "grad_norm": norm.item()}
+        measured["seconds"] = time.perf_counter() - start
+    for record in norms:
+        run.metrics.write("norms", trainer.step, **record)
+    return measured
+
+
+def _write_step(run: _Run, measured: Mapping[str, float]) -> None:
+    trainer = run.trainer
+    seconds = measured["seconds"]
+    speed = trainer.settings.batch_tokens / seconds
+    flops = speed * training_flops_per_token(trainer.config, trainer.settings.sequence_length)
+    run.metrics.write(
         "train",
         trainer.step,
-        **values,
+        **{name: measured[name] for name in _NUMBERS},
         num_tokens=trainer.num_tokens,
         tokens_per_second=speed,
         flops_per_second=flops,
-        utilisation=flops / (peak * trainer.processes.place.num_processes),
+        utilisation=flops / run.peak_flops,
         seconds=seconds,
     )
+
+
+def _report(run: _Run) -> None:
+    """What is measured at intervals."""
+    settings = run.trainer.settings
+    if _is_due(run.trainer, settings.held_out_interval):
+        _report_held_out(run.trainer, run.metrics)
+        if run.benchmark is not None:
+            with torch.compiler.set_stance("force_eager"):
+                scores = run.benchmark(run.trainer.model, run.trainer.step)
+            for name, score in scores.items():
+                run.metrics.write("benchmark", run.trainer.step, name=name, score=score)
+    if run.sample is not None and _is_due(run.trainer, settings.sample_interval):
+        _report_samples(run.trainer, run.samples, run.sample)
 
 
 def _summarise(trainer: Trainer, metrics: Path) -> dict[str, Any]:
@@ -181,43 +221,33 @@ def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> None:
 
 
 def _report_samples(trainer: Trainer, samples: MetricsWriter, sample: Sample) -> None:
-    model = trainer.whole_model()
-    if model is None:
-        return
     # Text grows token by token, and generated code would be made again for each length.
     with torch.compiler.set_stance("force_eager"):
-        records = sample(model)
+        records = sample(trainer.model)
     for record in records:
         samples.write("sample", trainer.step, **record)
         text = record["prompt"] + record["text"]
         say(f"train: step {trainer.step:,} writes {text[:_SHOWN_CHARACTERS]!r}")
 
 
-def _save(trainer: Trainer, train_folder: Path, recorded: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+def _save(run: _Run) -> None:
+    trainer, train_folder = run.trainer, run.draft.path
     directory = native.checkpoint_path(train_folder, trainer.step)
-    if trainer.processes.first_does(lambda: _has_space(trainer, train_folder) and not directory.exists()):
-        trainer.save(directory, recorded, inputs)
-    for old in _superseded_checkpoints(trainer, train_folder) if trainer.processes.is_first else ():
+    if not directory.exists():
+        _check_space(trainer, train_folder)
+        trainer.save(directory, run.identity.settings, run.identity.inputs)
+    for old in superseded_checkpoints(train_folder, trainer.settings, trainer.step):
         shutil.rmtree(old)
 
 
-def _superseded_checkpoints(trainer: Trainer, train_folder: Path) -> list[Path]:
-    """All but the latest regular ones; a checkpoint that a stop signal caused goes with the next regular one."""
-    settings = trainer.settings
-    steps = [*range(settings.checkpoint_interval, trainer.step + 1, settings.checkpoint_interval), trainer.step]
-    kept = {native.checkpoint_path(train_folder, step) for step in sorted(set(steps))[-settings.num_kept_checkpoints :]}
-    return [path for path in native.list_checkpoints(train_folder) if path not in kept]
-
-
-def _has_space(trainer: Trainer, train_folder: Path) -> bool:
-    needed = sum(3 * tensor.numel() * tensor.element_size() for tensor in trainer.weights().values())
+def _check_space(trainer: Trainer, train_folder: Path) -> None:
+    needed = sum(3 * tensor.numel() * tensor.element_size() for tensor in trainer.model.weights().values())
     free = shutil.disk_usage(train_folder).free
     if free < needed:
         raise UserError(
             f"{train_folder}: the next checkpoint needs {needed:,} bytes and the disk has {free:,} free; make room and "
             "run the same command again, it goes on from the latest checkpoint"
         )
-    return True
 
 
 @contextmanager
@@ -244,8 +274,3 @@ def _peak_bytes(execution: Execution) -> int:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def say(text: str) -> None:
-    """A line about the run, on standard error."""
-    sys.stderr.write(text + os.linesep)
