@@ -1,5 +1,6 @@
 """The training loop: steps, measurements, samples and checkpoints, from the first batch to the published product."""
 
+import os
 import resource
 import shutil
 import signal
@@ -21,6 +22,8 @@ from camelid.errors import StoppedError, UserError
 from camelid.metrics import MetricsWriter, read_metrics
 from camelid.model.config import ModelConfig
 from camelid.model.llama import Transformer
+from camelid.parallel.place import Place
+from camelid.parallel.processes import Processes
 from camelid.planning.shapes import count_parameters, training_flops_per_token
 from camelid.progress import progress, say
 from camelid.training.device import Execution, measure_peak_flops
@@ -68,35 +71,38 @@ def train(
     inputs: Mapping[str, str],
     sample: Sample | None = None,
     benchmark: Benchmark | None = None,
+    processes: Processes | None = None,
 ) -> Manifest:
     """Trains a model and publishes `directory` with its last checkpoints, metrics and samples.
 
     An interrupted run is taken up from its latest checkpoint and ends in the same bytes as an undisturbed one, on the
     same processor, number of threads and build of torch. A spike is rolled back and the data that led to it are skipped
-    (`stability`).
+    (`stability`). Where several processes train together, each of them calls this; the first one writes.
 
     Raises:
         UserError: the begun run has other settings or inputs, the disk is too full for a checkpoint, or spikes come
             again and again.
         StoppedError: SIGTERM or SIGINT; the state was saved first.
     """
-    recorded = {**settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
+    recorded = {**settings.identity(), "model": config.model_dump(mode="json")}
     identity = Identity(recorded, inputs)
     logs = (METRICS_NAME, SAMPLES_NAME)
-    with artifact.publish(
+    processes = processes or Processes(Place(), None)
+    with processes.publish(
         directory, kind="train", settings=recorded, inputs=inputs, seed=seed, logs=logs, is_resumable=True
     ) as draft:
-        trainer = Trainer(config, settings, data, seed)
+        trainer = Trainer(config, settings, data, seed, processes)
         take_up(trainer, draft.path, identity)
         peak = measure_peak_flops(trainer.execution.device, trainer.execution.compute_dtype)
         with (
-            MetricsWriter(draft.path / METRICS_NAME, keep_until_step=trainer.step) as metrics,
-            MetricsWriter(draft.path / SAMPLES_NAME, keep_until_step=trainer.step) as samples,
+            MetricsWriter(_written_by_first(trainer, METRICS_NAME, draft), keep_until_step=trainer.step) as metrics,
+            MetricsWriter(_written_by_first(trainer, SAMPLES_NAME, draft), keep_until_step=trainer.step) as samples,
         ):
             _take_steps(_Run(trainer, draft, identity, metrics, samples, peak, sample, benchmark))
         execution = trainer.execution
         draft.environment.update(execution.describe(), peak_flops_per_second=peak, peak_bytes=_peak_bytes(execution))
-        draft.facts.update(_summarise(trainer, draft.path / METRICS_NAME), **trainer.data.facts)
+        if processes.is_first:
+            draft.facts.update(_summarise(trainer, draft.path / METRICS_NAME), **trainer.data.facts)
     return artifact.read_manifest(directory)
 
 
@@ -110,7 +116,7 @@ def _take_steps(run: _Run) -> None:
             say("train: generating code, the first step takes up to a minute")
         detector = _make_detector(run)
         while trainer.step < settings.steps:
-            num_tokens = trainer.num_tokens
+            num_tokens, is_stopped = trainer.num_tokens, False
             measured = _take_step(run)
             if reason := detector.judge(measured["loss"], measured["grad_norm"]):
                 _go_back(run, reason, measured)
@@ -118,14 +124,19 @@ def _take_steps(run: _Run) -> None:
             else:
                 _write_step(run, measured)
                 _report(run)
-                if _is_due(trainer, settings.checkpoint_interval) or stop_signals:
+                is_stopped = trainer.processes.any(bool(stop_signals))
+                if _is_due(trainer, settings.checkpoint_interval) or is_stopped:
                     _save(run)
             advance(trainer.num_tokens - num_tokens)
-            if stop_signals and trainer.step < settings.steps:
+            if is_stopped and trainer.step < settings.steps:
                 raise StoppedError(
-                    stop_signals[0],
+                    stop_signals[0] if stop_signals else signal.SIGTERM,
                     f"stopped after step {trainer.step:,}; the state is saved, the same command goes on from there",
                 )
+
+
+def _written_by_first(trainer: Trainer, name: str, draft: Draft) -> Path:
+    return draft.path / name if trainer.processes.is_first else Path(os.devnull)
 
 
 def _is_due(trainer: Trainer, interval: int) -> bool:
@@ -172,7 +183,7 @@ def _write_step(run: _Run, measured: Mapping[str, float]) -> None:
         num_tokens=trainer.num_tokens,
         tokens_per_second=speed,
         flops_per_second=flops,
-        utilisation=flops / run.peak_flops,
+        utilisation=flops / (run.peak_flops * trainer.processes.place.num_processes),
         seconds=seconds,
     )
 
@@ -182,9 +193,9 @@ def _report(run: _Run) -> None:
     settings = run.trainer.settings
     if _is_due(run.trainer, settings.held_out_interval):
         _report_held_out(run.trainer, run.metrics)
-        if run.benchmark is not None:
+        if run.benchmark is not None and (model := run.trainer.whole_model()) is not None:
             with torch.compiler.set_stance("force_eager"):
-                scores = run.benchmark(run.trainer.model, run.trainer.step)
+                scores = run.benchmark(model, run.trainer.step)
             for name, score in scores.items():
                 run.metrics.write("benchmark", run.trainer.step, name=name, score=score)
     if run.sample is not None and _is_due(run.trainer, settings.sample_interval):
@@ -221,9 +232,12 @@ def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> None:
 
 
 def _report_samples(trainer: Trainer, samples: MetricsWriter, sample: Sample) -> None:
+    model = trainer.whole_model()
+    if model is None:
+        return
     # Text grows token by token, and generated code would be made again for each length.
     with torch.compiler.set_stance("force_eager"):
-        records = sample(trainer.model)
+        records = sample(model)
     for record in records:
         samples.write("sample", trainer.step, **record)
         text = record["prompt"] + record["text"]
@@ -233,21 +247,22 @@ def _report_samples(trainer: Trainer, samples: MetricsWriter, sample: Sample) ->
 def _save(run: _Run) -> None:
     trainer, train_folder = run.trainer, run.draft.path
     directory = native.checkpoint_path(train_folder, trainer.step)
-    if not directory.exists():
-        _check_space(trainer, train_folder)
+    if trainer.processes.first_does(lambda: not directory.exists() and _has_space(trainer, train_folder)):
         trainer.save(directory, run.identity.settings, run.identity.inputs)
-    for old in superseded_checkpoints(train_folder, trainer.settings, trainer.step):
-        shutil.rmtree(old)
+    if trainer.processes.is_first:
+        for old in superseded_checkpoints(train_folder, trainer.settings, trainer.step):
+            shutil.rmtree(old)
 
 
-def _check_space(trainer: Trainer, train_folder: Path) -> None:
-    needed = sum(3 * tensor.numel() * tensor.element_size() for tensor in trainer.model.weights().values())
+def _has_space(trainer: Trainer, train_folder: Path) -> bool:
+    needed = sum(3 * tensor.numel() * tensor.element_size() for tensor in trainer.weights().values())
     free = shutil.disk_usage(train_folder).free
     if free < needed:
         raise UserError(
             f"{train_folder}: the next checkpoint needs {needed:,} bytes and the disk has {free:,} free; make room and "
             "run the same command again, it goes on from the latest checkpoint"
         )
+    return True
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """What a person can set about training; the defaults are the paper's where it gives them (sections 2.2 and 2.3)."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from camelid.parallel.settings import MeshSettings
 from camelid.settings import Settings
 
 
 class TrainSettings(Settings):
-    """Training on one device."""
+    """Training on one device or many."""
 
     steps: int = Field(gt=0)
     """Number of optimizer steps."""
@@ -17,7 +18,9 @@ class TrainSettings(Settings):
     batch_tokens: int = Field(4_194_304, gt=0)
     """Tokens of one optimizer step; a multiple of sequence_length."""
     microbatch_sequences: int = Field(0, ge=0)
-    """Sequences that go through the model at once, 0 for the whole batch; a divisor of the batch's sequences."""
+    """Sequences that go through the model at once in a process, a divisor of its part of the batch; 0 for all of it."""
+    mesh: MeshSettings = MeshSettings()
+    """How the training is spread over processes."""
     learning_rate: float = Field(3e-4, gt=0)
     """Peak learning rate."""
     final_learning_rate_share: float = Field(0.1, ge=0, le=1)
@@ -38,8 +41,8 @@ class TrainSettings(Settings):
     """Largest norm of the whole gradient; a longer one is scaled down."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU when there is one."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of matrix products; auto is bfloat16 where the hardware multiplies it faster than float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """Type of matrix products; auto is bfloat16 where that is faster than float32, float64 is to compare meshes."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether each layer runs as generated code; auto does so where a compiler is there."""
     num_threads: int = Field(0, ge=0)
@@ -70,6 +73,8 @@ class TrainSettings(Settings):
     """Spikes that are rolled back before the training gives up."""
     norm_interval: int = Field(0, ge=0)
     """Steps between two records of the norms of each layer's weights, gradient and activations; 0 for none."""
+    is_tensorboard_written: bool = False
+    """Whether the metrics are written as a TensorBoard event file too."""
     is_data_verified: bool = True
     """Whether every byte of the dataset is compared with its manifest before the first step."""
 
@@ -79,10 +84,15 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"batch_tokens {self.batch_tokens:,} is not a multiple of sequence_length {self.sequence_length:,}"
             )
-        if self.batch_sequences % self.microbatch_size:
+        if self.batch_sequences % self.mesh.num_data_ranks:
             raise ValueError(
-                f"microbatch_sequences {self.microbatch_sequences} does not divide the batch of {self.batch_sequences} "
-                "sequences"
+                f"the batch of {self.batch_sequences:,} sequences does not divide by mesh.replicate "
+                f"{self.mesh.replicate} x shard {self.mesh.shard}; choose batch_tokens or axes that divide"
+            )
+        if self.sequences_per_process % self.microbatch_size:
+            raise ValueError(
+                f"microbatch_sequences {self.microbatch_sequences} does not divide the {self.sequences_per_process:,} "
+                "sequences of a process"
             )
         if self.permanent_checkpoint_interval % self.checkpoint_interval:
             raise ValueError(
@@ -99,6 +109,15 @@ class TrainSettings(Settings):
         return self.batch_tokens // self.sequence_length
 
     @property
+    def sequences_per_process(self) -> int:
+        """Sequences of one optimizer step that a process reads."""
+        return self.batch_sequences // self.mesh.num_data_ranks
+
+    @property
     def microbatch_size(self) -> int:
-        """Sequences that go through the model at once."""
-        return self.microbatch_sequences or self.batch_sequences
+        """Sequences that go through the model at once in one process."""
+        return self.microbatch_sequences or self.sequences_per_process
+
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on, apart from its last bits: a training may go on on another mesh."""
+        return self.model_dump(mode="json", exclude={"mesh"})
