@@ -22,7 +22,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "model": (),
     "planning": ("model.config",),
     "checkpoint": ("model", "tokenizer", "planning"),
-    "parallel": ("model",),
+    "parallel": ("model", "planning"),
     "training": ("dataset", "model", "parallel", "checkpoint", "planning"),
     "inference": ("model", "tokenizer", "checkpoint", "planning"),
     "quantization": ("model", "checkpoint", "inference"),

@@ -17,8 +17,10 @@ from camelid.model.llama import Attend, Transformer
 from camelid.parallel.context import RingAttention, own_positions
 from camelid.parallel.data import set_last_microbatch, shard, sharded_dim
 from camelid.parallel.mesh import Mesh
+from camelid.parallel.recompute import apply_recompute
 from camelid.parallel.tensor import divide, divided_dim, gather_positions, part_of
 from camelid.parallel.vocabulary import divided_cross_entropy
+from camelid.planning.memory import Recompute
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(hidden states [N, D], head [V, D], targets [N]) -> summed cross-entropy."""
@@ -61,6 +63,11 @@ class Spread:
             divide(self.model, mesh.tensor_group)
         self._attend = RingAttention(mesh.context_group) if mesh.settings.context > 1 else attend
 
+    def keep_activations(self, recompute: Recompute, is_compiled: bool) -> None:
+        """Lets the layers keep their activations in one way, and run as generated code where that is wanted."""
+        group = self.mesh.tensor_group if self.mesh.settings.tensor > 1 else None
+        apply_recompute(self.model, recompute, is_compiled=is_compiled, attend=self._attend, group=group)
+
     def finish(self, compute_dtype: torch.dtype) -> None:
         """Shards the model and gives this process's part its memory, but no values."""
         self._root = shard(self.model, self.mesh, compute_dtype)
@@ -88,8 +95,9 @@ class Spread:
             is_masked: whether some targets are IGNORED.
         """
         settings = self.mesh.settings
-        positions = own_positions(inputs.shape[1], settings.context, self.mesh.context_rank, inputs.device)
+        positions = None
         if settings.context > 1:
+            positions = own_positions(inputs.shape[1], settings.context, self.mesh.context_rank, inputs.device)
             inputs, targets = inputs[:, positions], targets[:, positions]
         hidden = self.model.hidden_states(inputs, attend=self._attend, positions=positions)
         if settings.tensor > 1:

@@ -8,7 +8,9 @@ from torch import Tensor
 from camelid.model.config import ModelConfig
 from camelid.model.initialize import initialize
 from camelid.model.llama import Attend, Transformer
+from camelid.parallel.recompute import apply_recompute
 from camelid.parallel.spread import IGNORED, Loss
+from camelid.planning.memory import Recompute
 
 
 class Whole:
@@ -17,6 +19,10 @@ class Whole:
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, attend: Attend | None):
         self.model = Transformer(config).to(device, dtype)
         self._attend = attend
+
+    def keep_activations(self, recompute: Recompute, is_compiled: bool) -> None:
+        """As `Spread.keep_activations`."""
+        apply_recompute(self.model, recompute, is_compiled=is_compiled, attend=self._attend)
 
     def finish(self, compute_dtype: torch.dtype) -> None:
         """Nothing is left to do."""

@@ -17,35 +17,32 @@ from camelid.errors import UserError
 from camelid.model.llama import Attend
 from camelid.model.operations import widen
 from camelid.parallel.layer_backward import DifferentiableAttention
+from camelid.planning.memory import Recompute
 from camelid.training.device import Execution
 
 BLOCK_ROWS = 256
 _LONGEST_SEQUENCE = 512
 
 
-def choose_attention(execution: Execution, sequence_length: int) -> Attend | None:
-    """Attention with the backward pass of blocks where it is the faster one; None for the model's own."""
-    return causal_attention_cpu if _is_faster_in_blocks(execution, sequence_length) else None
-
-
-def choose_differentiable_attention(execution: Execution, sequence_length: int) -> DifferentiableAttention:
-    """The pair of passes that a layer differentiated by hand runs.
+def choose_attention(execution: Execution, sequence_length: int, recompute: Recompute = "none") -> Attend | None:
+    """Attention with the backward pass of blocks where it is the faster one; None for the model's own.
 
     Raises:
-        UserError: the GPU's attention that returns log-sums takes no float32.
+        UserError: layers are differentiated by hand, and attention for that takes no float32 on this device.
     """
+    is_faster_in_blocks = execution.is_compiled and sequence_length <= _LONGEST_SEQUENCE
+    if execution.device.type == "cpu" and is_faster_in_blocks:
+        return causal_attention_cpu
+    if recompute != "by_hand":
+        return None
     if execution.device.type == "cpu":
-        return causal_attention_cpu if _is_faster_in_blocks(execution, sequence_length) else flash_attention_cpu
+        return flash_attention_cpu
     if execution.compute_dtype is not torch.bfloat16:
         raise UserError(
             'train.recompute = "by_hand" takes bfloat16 on a GPU, where attention that returns its log-sums takes no '
             'float32; set train.precision to bfloat16, or train.recompute to "selective"'
         )
     return flash_attention_cuda
-
-
-def _is_faster_in_blocks(execution: Execution, sequence_length: int) -> bool:
-    return execution.device.type == "cpu" and execution.is_compiled and sequence_length <= _LONGEST_SEQUENCE
 
 
 def attend_cpu(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

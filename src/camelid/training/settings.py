@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from camelid.parallel.settings import MeshSettings
+from camelid.planning.memory import Recompute
 from camelid.settings import Settings
 
 
@@ -45,6 +46,8 @@ class TrainSettings(Settings):
     """Type of matrix products; auto is bfloat16 where that is faster than float32, float64 is to compare meshes."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether each layer runs as generated code; auto does so where a compiler is there."""
+    recompute: Recompute = "none"
+    """What the backward pass computes again to save memory: nothing, the cheap, the cheap in one piece, or all."""
     num_threads: int = Field(0, ge=0)
     """Processor threads, 0 for one per core; the same number gives the same bytes."""
     held_out_interval: int = Field(500, gt=0)
@@ -99,6 +102,8 @@ class TrainSettings(Settings):
                 f"permanent_checkpoint_interval {self.permanent_checkpoint_interval:,} is not a multiple of "
                 f"checkpoint_interval {self.checkpoint_interval:,}"
             )
+        if self.recompute == "by_hand" and self.mesh.context > 1:
+            raise ValueError('recompute "by_hand" does not know mesh.context; set recompute to "selective"')
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps:,} must be below steps {self.steps:,}")
         return self

@@ -62,9 +62,7 @@ class Trainer:
         torch.set_num_threads(self.execution.num_threads)
         self.spread = self._spread()
         self.model = self.spread.model
-        if self.execution.is_compiled:
-            for layer in self.model.layers:
-                layer.compile(dynamic=False)
+        self.spread.keep_activations(settings.recompute, self.execution.is_compiled)
         self.spread.finish(self.execution.compute_dtype)
         self.spread.initialize(seed)
         self._loss = partial(linear_cross_entropy, is_compiled=self.execution.is_compiled)
@@ -76,7 +74,7 @@ class Trainer:
 
     def _spread(self) -> Whole | Spread:
         execution, mesh = self.execution, self.settings.mesh
-        attend = choose_attention(execution, self.settings.sequence_length)
+        attend = choose_attention(execution, self.settings.sequence_length, self.settings.recompute)
         if self.processes.place.num_processes == 1:
             refuse_wrong_count(mesh, 1)
             return Whole(self.config, execution.device, execution.weight_dtype, attend)
