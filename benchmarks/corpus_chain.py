@@ -14,7 +14,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,9 +137,9 @@ def _size(pages: list[Document]) -> int:
     return sum(len(page.text.encode()) for page in pages)
 
 
-def _plant(records: list[RawRecord], copies: int) -> list[Document]:
+def _plant(records: list[RawRecord], copies: int, seed: int = 1) -> list[Document]:
     """Copies of pages in which a share of the lines is on no other page."""
-    rng = random.Random(1)
+    rng = random.Random(seed)
     found = []
     for copy in range(copies):
         for number, record in enumerate(records):
@@ -161,8 +160,8 @@ def _archives(data: Path, folder: Path, copies: int) -> Iterator[Path]:
     archives = data / "commoncrawl" / "assembled"
     for path in sorted(archives.glob("*.wet.gz")):
         records = [record for record in read_file(source, archives, path.name) if isinstance(record, RawRecord)]
-        for number, start in enumerate(range(0, copies * len(records), len(records))):
-            pages = _plant([replace(record) for record in records], copies)[start : start + len(records)]
+        for number in range(copies):
+            pages = _plant(records, 1, seed=number)
             target = folder / f"{path.name.partition('.')[0]}-{number}.wet"
             with target.open("wb") as file:
                 for page in pages:
@@ -201,21 +200,22 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--copies", type=int, default=3)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--worker-turns", type=int, default=1)
     parser.add_argument("--worker-copies", type=int, default=0, help="Copies for the builds with one and two workers.")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if options.worker_copies:
+            result["workers"] = measure_workers(options.data, folder, options.worker_copies, options.worker_turns)
         texts = [page.text for page in _english(options.data)]
         train_language_model(LanguageModelSettings(vocab_size=8000), lambda: texts, folder / "lm", {})
-        for kind in _SUFFIXES:
+        for kind in _SUFFIXES if options.copies else ():
             chain = Chain(folder, options.copies, options.turns)
             chain.run(options.data / "commoncrawl" / "assembled", kind)
             share = sum(row["bare_seconds"] for row in chain.rows) / sum(row["seconds"] for row in chain.rows)
             result[kind] = {"share_of_libraries": share, "steps": chain.rows}
-        if options.worker_copies:
-            result["workers"] = measure_workers(options.data, folder, options.worker_copies, options.turns)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

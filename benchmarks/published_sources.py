@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from camelid.corpus.settings import Source
 from camelid.corpus.sources import list_files, read_file, source_root
 from camelid.corpus.sources.record import RawRecord
-from camelid.corpus.steps.overlap import find_overlaps, sketch
+from camelid.corpus.steps.overlap import find_overlaps, measure_overlaps, sketch
 
 TURNS = 2
 ENGLISH = "wikipedia/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -62,7 +62,12 @@ def measure_overlap(data: Path) -> dict[str, float]:
     start = time.process_time()
     sketches = [sketch(text, 5) for text in texts]
     middle = time.process_time()
-    found = find_overlaps(sketches, texts.__getitem__, max_overlap=0.9, overlap_words=5, keep="longest")
+    found = find_overlaps(
+        sketches,
+        lambda pairs: (measure_overlaps(texts[book], [texts[other] for other in others], 5) for book, others in pairs),
+        max_overlap=0.9,
+        keep="longest",
+    )
     end = time.process_time()
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     return {"text_mb": megabytes, "sketch_seconds": middle - start, "search_seconds": end - middle, "found": len(found)}

@@ -1,7 +1,7 @@
 """Editions are found and books are not confused: real pairs, planted ones, and the measure against counting by hand."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ from camelid.corpus.build import build_corpus
 from camelid.corpus.document import read_documents
 from camelid.corpus.ledger import LEDGER_NAME
 from camelid.corpus.settings import CorpusSettings
-from camelid.corpus.steps.overlap import find_overlaps, measure_overlap, sketch
+from camelid.corpus.steps import overlap
+from camelid.corpus.steps.overlap import Comparison, find_overlaps, measure_overlaps, sketch
 
 _OTHER_EDITIONS = {
     "Charles Dickens___A Christmas Carol": "46",
@@ -37,8 +38,18 @@ _OTHER_EDITIONS = {
 def _find(texts: list[str], keep: Literal["longest", "first"] = "longest", **settings: Any) -> dict[int, int]:
     values = {"max_overlap": 0.9, "overlap_words": 5, **settings}
     sketches = [sketch(text, values["overlap_words"]) for text in texts]
-    found = find_overlaps(sketches, texts.__getitem__, keep=keep, **values)
+
+    def compare(pairs: Sequence[Comparison]) -> Iterator[list[float]]:
+        for number, others in pairs:
+            yield measure_overlaps(texts[number], [texts[other] for other in others], values["overlap_words"])
+
+    found = find_overlaps(sketches, compare, max_overlap=values["max_overlap"], keep=keep)
     return {number: overlap.kept for number, overlap in found.items()}
+
+
+def _measure(text: str, other: str, overlap_words: int) -> float:
+    (share,) = measure_overlaps(text, [other], overlap_words)
+    return share
 
 
 def _book(seed: int, num_words: int = 3000) -> list[str]:
@@ -70,6 +81,21 @@ def test_short_real_editions_are_found_and_nothing_else(shared_data: Path) -> No
     assert _real_pairs(shared_data, 240_000) == _true_pairs(short, (10006, 10007))
 
 
+def test_books_are_taken_in_groups_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Editions in a chain: what a book that goes holds counts no more, in one group or in many."""
+    story = _book(1, 9000)
+    texts = [" ".join(story[start:] + _book(start, start)) for start in (0, 400, 800, 1200, 1600)]
+    texts += [" ".join(_book(7)), texts[1], texts[3]]
+    whole = _find(texts, "first")
+    assert whole[1] == 0
+    assert set(whole) >= {1, 2, 6, 7}
+    assert not set(whole.values()) & set(whole)
+    monkeypatch.setattr(overlap, "_BOOKS_AT_ONCE", 1)
+    assert _find(texts, "first") == whole
+    monkeypatch.setattr(overlap, "_BOOKS_AT_ONCE", 3)
+    assert _find(texts, "first") == whole
+
+
 @pytest.mark.slow
 def test_every_real_pair_of_editions_is_found_and_nothing_else(shared_data: Path) -> None:
     every = _true_pairs(_OTHER_EDITIONS, (10002, 10004, 10005, 10006, 10007, 10008))
@@ -82,19 +108,19 @@ def test_the_measure_is_the_share_of_words_in_shared_passages() -> None:
     for place in (100, 101, 500):  # two changes of which one is of two words
         other[place] = "changed"
     text = " ".join(words)
-    assert measure_overlap(text, " ".join(other), 5) == pytest.approx(0.997)
-    assert measure_overlap(text, " ".join(words[:400]), 5) == pytest.approx(0.4)
-    assert measure_overlap(" ".join(words[:400]), text, 5) == 1
-    assert measure_overlap(text, " ".join(_book(2, 1000)), 5) == 0
-    assert measure_overlap("", text, 5) == 0
-    assert measure_overlap("two words", "just TWO words.", 5) == 0
-    assert measure_overlap("Two — WORDS", "two words!", 5) == 1
+    assert _measure(text, " ".join(other), 5) == pytest.approx(0.997)
+    assert _measure(text, " ".join(words[:400]), 5) == pytest.approx(0.4)
+    assert _measure(" ".join(words[:400]), text, 5) == 1
+    assert _measure(text, " ".join(_book(2, 1000)), 5) == 0
+    assert _measure("", text, 5) == 0
+    assert _measure("two words", "just TWO words.", 5) == 0
+    assert _measure("Two — WORDS", "two words!", 5) == 1
 
 
 def test_case_accents_and_lines_do_not_count() -> None:
     text = "Élan vital, said the naïve — and rather old — Señor\nto his friend."
-    assert measure_overlap(text, "ELAN VITAL said the naive, and rather\n\nold Senor to his friend", 5) == 1
-    assert measure_overlap("cafe\u0301 au lait s'il vous plaît", "café au lait s'il vous plaît", 5) == 1
+    assert _measure(text, "ELAN VITAL said the naive, and rather\n\nold Senor to his friend", 5) == 1
+    assert _measure("cafe\u0301 au lait s'il vous plaît", "café au lait s'il vous plaît", 5) == 1
 
 
 @pytest.mark.parametrize(("changed", "is_found"), [(0.02, True), (0.06, True), (0.15, False), (0.4, False)])

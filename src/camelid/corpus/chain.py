@@ -103,8 +103,8 @@ def _common_crawl(source: CommonCrawlSource) -> tuple[Pass, ...]:
     return (*passes, Pass(tuple(steps)))
 
 
-def _decide_overlap(settings: BooksSource, tasks: Sequence[Task], _folder: Path, _engine: Engine) -> dict[str, Any]:
-    return overlap.decide(settings, tasks, [part_path(task, 0) for task in tasks])
+def _decide_overlap(settings: BooksSource, tasks: Sequence[Task], _folder: Path, engine: Engine) -> dict[str, Any]:
+    return overlap.decide(settings, tasks, [part_path(task, 0) for task in tasks], engine)
 
 
 def _c4(rules: C4Rules) -> tuple[Pass, ...]:

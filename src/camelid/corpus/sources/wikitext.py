@@ -45,7 +45,9 @@ _QUOTES = re.compile(r"''+")
 _SWITCH = re.compile(r"__[^\W\d_]{3,40}__")
 _HEADING = re.compile(r"(={1,6})[ \t]*(.*?)[ \t]*\1[ \t]*\Z")
 _ITEM = re.compile(r"([*#:;]+)[ \t]*")
-_EMPTY_PARENTHESES = re.compile(r" ?[(（](?:[\w '’.-]{0,20}:)?(?:[\s,;:/–—-]|\b(?:or|und|et)\b)*[)）]")
+_EMPTY = r"[(（](?:[\w '’.-]{0,20}:)?(?:[\s,;:/–—-]|\b(?:or|und|et)\b)*[)）]"
+_HAS_EMPTY_PARENTHESES = re.compile(_EMPTY)  # found much sooner than with the blank before it
+_EMPTY_PARENTHESES = re.compile(" ?" + _EMPTY)
 _OPENING_PARENTHESIS = re.compile(r"\([\s,;:]+")
 _BLANKS = re.compile(r"  +")
 _BLANK_BEFORE = re.compile(r" ([,.;])(?=\s|\Z)")
@@ -229,7 +231,9 @@ def _lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
         line = line.strip()
         if "(" in line or "（" in line:
-            line = _OPENING_PARENTHESIS.sub("(", _EMPTY_PARENTHESES.sub("", line))
+            if _HAS_EMPTY_PARENTHESES.search(line):
+                line = _EMPTY_PARENTHESES.sub("", line)
+            line = _OPENING_PARENTHESIS.sub("(", line)
         if not line:
             has_gap = True
             continue

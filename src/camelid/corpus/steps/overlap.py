@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +20,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from camelid.corpus.document import Document
+from camelid.corpus.engine import Engine
 from camelid.corpus.hashing import Hashes, mix
 from camelid.corpus.ledger import Drop
 from camelid.corpus.source_settings import BooksSource
 from camelid.corpus.task import Task, Work, write_whole
 
 NAME = "overlap"
+Comparison = tuple[int, tuple[int, ...]]
+"""A book, and those that it may be an edition of."""
+
+_BOOKS_AT_ONCE = 1024
 _SKETCHES = "sketches.npz"
 _OVERLAPS = "overlaps.json"
 
@@ -71,39 +76,49 @@ def collect(settings: BooksSource, documents: Iterator[Document], work: Work) ->
     )
 
 
-def decide(settings: BooksSource, tasks: Sequence[Task], parts: Sequence[Path]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a book lies: the Parquet file of its task, and the row."""
+
+    part: Path
+    row: int
+
+
+def decide(settings: BooksSource, tasks: Sequence[Task], parts: Sequence[Path], engine: Engine) -> dict[str, Any]:
     """Stores for each task which of its books go, and returns the numbers.
 
     Args:
         parts: where the books of each task lie.
     """
     sketches: list[Sketch] = []
-    places: list[tuple[int, int]] = []  # task and row
+    places: list[_Place] = []
+    owners: list[int] = []  # the task of each book
     for number, task in enumerate(tasks):
         with np.load(task.folder / _SKETCHES) as stored:
             starts = np.cumsum(stored["lengths"]) - stored["lengths"]
             for row, passages in enumerate(np.split(stored["passages"], starts[1:]) if len(starts) else []):
                 sketches.append(Sketch(int(stored["num_words"][row]), passages))
-                places.append((number, row))
+                places.append(_Place(parts[number], row))
+                owners.append(number)
 
-    def read(number: int) -> dict[str, Any]:
-        place, row = places[number]
-        return _read_row(parts[place], row)
+    def compare(pairs: Sequence[Comparison]) -> Iterator[list[float]]:
+        chosen = [(places[number], tuple(places[other] for other in others)) for number, others in pairs]
+        return engine.run(functools.partial(_compare_stored, settings.overlap_words), chosen)
 
-    overlaps = find_overlaps(
-        sketches,
-        lambda number: str(read(number)["text"]),
-        max_overlap=settings.max_overlap,
-        overlap_words=settings.overlap_words,
-        keep=settings.keep,
-    )
+    overlaps = find_overlaps(sketches, compare, max_overlap=settings.max_overlap, keep=settings.keep)
     going: list[dict[int, str]] = [{} for _ in tasks]
     for number, overlap in overlaps.items():
-        place, row = places[number]
-        going[place][row] = f"{100 * overlap.share:.1f} % of it is in {read(overlap.kept)['path']}"
+        holder = _read_row(places[overlap.kept])["path"]
+        going[owners[number]][places[number].row] = f"{100 * overlap.share:.1f} % of it is in {holder}"
     for task, rows in zip(tasks, going, strict=True):
         write_whole(task.folder / _OVERLAPS, json.dumps(rows))
     return {"books_compared": len(sketches), "books_overlapping": len(overlaps)}
+
+
+def _compare_stored(overlap_words: int, books: tuple[_Place, tuple[_Place, ...]]) -> list[float]:
+    place, others = books
+    texts = (str(_read_row(other)["text"]) for other in others)
+    return measure_overlaps(str(_read_row(place)["text"]), texts, overlap_words)
 
 
 def remove(documents: Iterator[Document], work: Work) -> Iterator[Document]:
@@ -118,8 +133,9 @@ def remove(documents: Iterator[Document], work: Work) -> Iterator[Document]:
             work.drops.rows.append(Drop(*place, NAME, "in another book", detail))
 
 
-def _read_row(part: Path, row: int) -> dict[str, Any]:
-    with pq.ParquetFile(part) as file:
+def _read_row(place: _Place) -> dict[str, Any]:
+    row = place.row
+    with pq.ParquetFile(place.part) as file:
         for group in range(file.num_row_groups):
             num_rows = file.metadata.row_group(group).num_rows
             if row < num_rows:
@@ -130,7 +146,7 @@ def _read_row(part: Path, row: int) -> dict[str, Any]:
                 found: dict[str, Any] = batch.to_pylist()[0]
                 return found
             row -= 1
-    raise AssertionError(f"{part} has too few rows")
+    raise AssertionError(f"{place.part} has too few rows")
 
 
 def sketch(text: str, overlap_words: int) -> Sketch:
@@ -142,18 +158,23 @@ def sketch(text: str, overlap_words: int) -> Sketch:
     return Sketch(num_words, chosen)
 
 
-def measure_overlap(text: str, other: str, overlap_words: int) -> float:
-    """Share of the words of `text` that lie in passages that `other` has too, 0 for a text without words."""
+def measure_overlaps(text: str, others: Iterable[str], overlap_words: int) -> list[float]:
+    """For each of the others the share of the words of `text` that lie in passages which it has too.
+
+    A text without words has none.
+    """
     num_words, passages = _hash_passages(text, overlap_words)
-    return _covered_share(num_words, passages, np.sort(_hash_passages(other, overlap_words)[1]), overlap_words)
+    return [
+        _covered_share(num_words, passages, np.sort(_hash_passages(other, overlap_words)[1]), overlap_words)
+        for other in others
+    ]
 
 
 def find_overlaps(
     sketches: Sequence[Sketch],
-    read_text: Callable[[int], str],
+    compare: Callable[[Sequence[Comparison]], Iterable[Sequence[float]]],
     *,
     max_overlap: float,
-    overlap_words: int,
     keep: Literal["longest", "first"],
 ) -> dict[int, Overlap]:
     """Which books go, by their number.
@@ -162,33 +183,33 @@ def find_overlaps(
     of a single book that stays. What is only partly in another book stays, so that nothing is lost but repetition.
 
     Args:
-        read_text: gives the text of a book by its number.
+        compare: gives for each book the shares of it that are in the books beside it, as `measure_overlaps` does; it is
+            asked for many at once, of which some may turn out not to matter.
     """
     order = list(range(len(sketches)))
     if keep == "longest":
         order.sort(key=lambda number: (-sketches[number].num_words, number))
     shared = _shared_passages(sketches)
     holders: dict[int, list[int]] = defaultdict(list)
-
-    @functools.lru_cache(maxsize=8)
-    def sorted_passages(number: int) -> Hashes:
-        return np.sort(_hash_passages(read_text(number), overlap_words)[1])
-
     overlaps: dict[int, Overlap] = {}
-    for number in order:
-        mine = sketches[number].passages
-        marks = mine[np.isin(mine, shared, assume_unique=True)].tolist()
-        candidates = _find_candidates(number, marks, holders, sketches)
-        if candidates and max_overlap < 1:
-            num_words, passages = _hash_passages(read_text(number), overlap_words)
-            for candidate in candidates:
-                share = _covered_share(num_words, passages, sorted_passages(candidate), overlap_words)
-                if share > max_overlap:
-                    overlaps[number] = Overlap(candidate, share)
-                    break
-        if number not in overlaps:
-            for mark in marks:
+    for start in range(0, len(order), _BOOKS_AT_ONCE):
+        chosen = order[start : start + _BOOKS_AT_ONCE]
+        pairs: list[Comparison] = []
+        marks: dict[int, list[int]] = {}
+        for number in chosen:
+            mine = sketches[number].passages
+            marks[number] = mine[np.isin(mine, shared, assume_unique=True)].tolist()
+            others = _find_candidates(number, marks[number], holders, sketches)
+            if others:
+                pairs.append((number, tuple(others)))
+            for mark in marks[number]:
                 holders[mark].append(number)
+        for (number, candidates), shares in zip(pairs, compare(pairs), strict=True):
+            staying = ((c, s) for c, s in zip(candidates, shares, strict=True) if c not in overlaps and s > max_overlap)
+            if (found := next(staying, None)) is not None:
+                overlaps[number] = Overlap(*found)
+                for mark in marks[number]:
+                    holders[mark].remove(number)
     return overlaps
 
 
