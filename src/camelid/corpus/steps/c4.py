@@ -27,6 +27,7 @@ _URLS, _PIECES = "c4-urls", "c4-pieces"
 _SPAN_SENTENCES = 3
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
+_SUSPICIOUS = ("lorem ipsum", "javascript", "{", "cookie", "policy", "terms of use")
 _LONG_WORDS: dict[int, re.Pattern[str]] = {}
 _ADDRESS = re.compile(r"[a-z]+://(?:www\.)?", re.IGNORECASE)
 _TRACKING = re.compile(r"[?&](?:utm_[^&#]*|fbclid=[^&#]*|gclid=[^&#]*)")
@@ -93,6 +94,17 @@ def filter_lines(text: str, rules: C4Rules, min_words: int, end_marks: tuple[str
             continue
         if len(line.split(None, min_words - 1)) < min_words:
             continue
+        kept.append(line)
+    words = "\n".join(kept).lower()
+    if any(word in words for word in _SUSPICIOUS):
+        return _filter_suspicious(kept)
+    return kept, "" if kept else "no line left"
+
+
+def _filter_suspicious(lines: Sequence[str]) -> tuple[list[str], str]:
+    """The rules that look for words, for the few pages that have any of them."""
+    kept = []
+    for line in lines:
         lowered = line.lower()
         if "lorem ipsum" in lowered:
             return [], "lorem ipsum"
