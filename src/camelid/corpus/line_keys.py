@@ -89,7 +89,7 @@ class LineKeys:
 
     def _sum_up_long(self, line: str) -> tuple[Hashes, NDArray[np.bool_]]:
         """The same for one line of any length, in bounded memory."""
-        total, place, factor = np.zeros(1, np.uint64), 0, 1
+        total, factor = np.zeros(1, np.uint64), 1
         was_digit = has_begun = False
         blanks = 0
         for start in range(0, len(line), _SEGMENT_CHARACTERS):
@@ -110,14 +110,15 @@ class LineKeys:
             has_begun = True
             blank_run = np.full(gap % _SEGMENT_CHARACTERS, self._blank)
             for run in (*[np.full(_SEGMENT_CHARACTERS, self._blank)] * (gap // _SEGMENT_CHARACTERS), blank_run):
-                total, place, factor = self._add(total, place, factor, run)
-            total, place, factor = self._add(total, place, factor, values[head : int(solid[-1]) + 1])
+                total, factor = self._add(total, factor, run)
+            total, factor = self._add(total, factor, values[head : int(solid[-1]) + 1])
         return total, np.array([not has_begun])
 
-    def _add(self, total: Hashes, place: int, factor: int, values: Hashes) -> tuple[Hashes, int, int]:
+    def _add(self, total: Hashes, factor: int, values: Hashes) -> tuple[Hashes, int]:
+        """Goes on with a sum; the factor is the multiplier to the power of the characters so far."""
         part = (values * self._powers[: len(values)]).sum(dtype=np.uint64)
         total = total + np.array([part], np.uint64) * np.uint64(factor)
-        return total, place + len(values), factor * pow(_MULTIPLIER, len(values), 1 << 64) % (1 << 64)
+        return total, factor * pow(_MULTIPLIER, len(values), 1 << 64) % (1 << 64)
 
     def _folded(self, text: str) -> Hashes:
         """The values of the characters that are left after folding."""
