@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--worker-copies", type=int, default=0, help="Copies for the builds with one and two workers.")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor()}
+    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.worker_copies:

@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor()}
+    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}
     result["encoding"] = measure_encoding(options.data, options.turns)
     if options.datatrove:
         texts = [page.text for page in repeat_pages(options.data / "commoncrawl", options.megabytes * 1e6)]

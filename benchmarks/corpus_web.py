@@ -55,7 +55,9 @@ def main() -> None:
     for row in rows:
         print(f"{row['step']:<44} {row['mb_per_second']:>8.1f} MB/s  {row['megabytes']:>7.1f} MB")
     if options.out:
-        options.out.write_text(json.dumps({"machine": platform.processor(), "rows": rows}, indent=1) + "\n")
+        options.out.write_text(
+            json.dumps({"machine": platform.processor() or platform.machine(), "rows": rows}, indent=1) + "\n"
+        )
 
 
 def measure(data: Path, folder: Path, num_bytes: float, rounds: int) -> list[dict[str, Any]]:
