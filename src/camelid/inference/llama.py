@@ -79,6 +79,7 @@ class Llama:
 
         stored = open_model(model)
         positions = _choose_cache_tokens(stored.config, context, cache_tokens, max_sequences)
+        sizes = {"max_sequences": max_sequences, "max_step_tokens": max_step_tokens}
         with ThreadPoolExecutor(1) as beside:  # weights are packed without Python's lock
             loading = beside.submit(stored.load_tokenizer)
             chosen = _make_runner(stored, positions, device, runner, num_threads)
@@ -89,21 +90,9 @@ class Llama:
         elif draft not in ("auto", "none"):
             smaller = open_model(draft)
             _check_same_vocabulary(tokenizer, smaller)
-            drafter = ModelDrafter(
-                _make_runner(smaller, positions, device, runner, num_threads),
-                stored.config.vocab_size,
-                max_sequences=max_sequences,
-                max_step_tokens=max_step_tokens,
-            )
-        engine = Engine(
-            chosen,
-            tokenizer,
-            context=context,
-            max_sequences=max_sequences,
-            max_step_tokens=max_step_tokens,
-            drafter=drafter,
-        )
-        return cls(engine, stored)
+            small_runner = _make_runner(smaller, positions, device, runner, num_threads)
+            drafter = ModelDrafter(small_runner, stored.config.vocab_size, **sizes)
+        return cls(Engine(chosen, tokenizer, context=context, drafter=drafter, **sizes), stored)
 
     @classmethod
     def from_model(cls, model: "Transformer", tokenizer: Tokenizer) -> "Llama":
