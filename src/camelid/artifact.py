@@ -76,6 +76,8 @@ class Draft:
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    hashed: dict[str, StoredFile] = field(default_factory=dict)
+    """By name, the files that whoever wrote them has hashed and forced to disk already."""
 
 
 @contextlib.contextmanager
@@ -112,7 +114,7 @@ def publish(
             write_text_durably(draft.path / MANIFEST_NAME, encode_manifest(manifest))
             _sync_tree(draft.path)
             draft.path.rename(directory)
-            _sync_path(directory.parent)
+            sync_path(directory.parent)
         except BaseException as error:
             disk_full = _explain_full_disk(error, directory)
             if not is_resumable:
@@ -205,7 +207,16 @@ def write_text_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync_path(path.parent)
+    sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Waits until a file or the names in a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def encode_manifest(manifest: Manifest) -> str:
@@ -307,7 +318,8 @@ def _describe(
     stored: dict[str, StoredFile] = {}
     for path in sorted(draft.path.rglob("*")):
         if path.is_file():
-            stored[path.relative_to(draft.path).as_posix()] = StoredFile(path.stat().st_size, hash_file(path))
+            name = path.relative_to(draft.path).as_posix()
+            stored[name] = draft.hashed.get(name) or StoredFile(path.stat().st_size, hash_file(path))
     log_names = {name for name in stored if name in logs or PurePosixPath(name).name == MANIFEST_NAME}
     files = {name: file for name, file in stored.items() if name not in log_names}
     return Manifest(
@@ -388,12 +400,4 @@ def _show(value: Any) -> str:
 
 def _sync_tree(directory: Path) -> None:
     for path in [*directory.rglob("*"), directory]:
-        _sync_path(path)
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_path(path)

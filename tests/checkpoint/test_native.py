@@ -9,9 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from camelid import artifact
 from camelid.checkpoint import native
+from camelid.checkpoint.sharded import load_state
 from camelid.errors import UserError
-from camelid.model.llama import Transformer
 from camelid.planning.shapes import parameter_shapes
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @pytest.fixture
@@ -32,37 +34,50 @@ def test_retention_keeps_the_latest(tiny_run: Path) -> None:
     assert names == ["step-00000006", "step-00000008"]
 
 
-def test_what_is_stored_is_what_the_model_holds(checkpoint: Path) -> None:
-    config = native.read_config(checkpoint)
-    weights = native.load_weights(checkpoint, config)
-    assert {name: tuple(weight.shape) for name, weight in weights.items()} == parameter_shapes(config)
-    model = Transformer(config)
-    model.set_weights(weights)
-    for name, weight in model.weights().items():
-        assert torch.equal(weight, weights[name])
+def _empty(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    weights = {name: torch.empty(shape) for name, shape in parameter_shapes(native.read_config(checkpoint)).items()}
+    moments = {f"{moment}.{name}": torch.empty_like(w) for name, w in weights.items() for moment in MOMENTS}
+    return weights, moments
+
+
+def test_what_is_stored_is_what_comes_back(checkpoint: Path) -> None:
+    weights, moments = _empty(checkpoint)
+    load_state(checkpoint, weights, moments)
+    for kind, tensors in ((native.WEIGHTS_NAME, weights), (native.OPTIMIZER_NAME, moments)):
+        stored = load_file(checkpoint / kind)
+        assert stored.keys() == tensors.keys()
+        assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
     assert native.read_progress(checkpoint) == native.Progress(step=8, num_tokens=1024)
     assert artifact.verify(checkpoint, native.KIND).facts["num_tokens"] == 1024
 
 
 @pytest.mark.parametrize("name", [native.WEIGHTS_NAME, native.OPTIMIZER_NAME])
 def test_damaged_tensors_are_refused(checkpoint: Path, name: str) -> None:
-    config = native.read_config(checkpoint)
-    read = native.load_optimizer if name == native.OPTIMIZER_NAME else lambda path: native.load_weights(path, config)
+    tensors = _empty(checkpoint)
     path = checkpoint / name
     whole = path.read_bytes()
     for data in (b"", whole[:100], whole[:-1], b"\xff" * 8 + whole[8:]):
         path.write_bytes(data)
-        with pytest.raises(UserError, match="damaged"):
-            read(checkpoint)
+        with pytest.raises(UserError, match="is damaged"):
+            load_state(checkpoint, *tensors)
+    path.unlink()
+    with pytest.raises(UserError, match="is damaged"):
+        load_state(checkpoint, *tensors)
 
 
-def test_missing_and_unknown_tensors_are_named(checkpoint: Path) -> None:
+def test_missing_unknown_and_other_tensors_are_named(checkpoint: Path) -> None:
     path = checkpoint / native.WEIGHTS_NAME
     tensors = load_file(path)
-    del tensors["norm.weight"]
+    norm = tensors.pop("norm.weight")
     save_file(tensors, path)
-    with pytest.raises(UserError, match=r"norm\.weight has shape nothing, but the model wants 32"):
-        native.load_weights(checkpoint, native.read_config(checkpoint))
+    with pytest.raises(UserError, match=r"weights norm\.weight has shape nothing, but the model wants 32"):
+        load_state(checkpoint, *_empty(checkpoint))
+    save_file({**tensors, "norm.weight": norm, "bias": norm.clone()}, path)
+    with pytest.raises(UserError, match=r"weights bias has shape 32, but the model wants nothing"):
+        load_state(checkpoint, *_empty(checkpoint))
+    save_file({**tensors, "norm.weight": norm[:31].clone()}, path)
+    with pytest.raises(UserError, match=r"weights norm\.weight has shape 31, but the model wants 32"):
+        load_state(checkpoint, *_empty(checkpoint))
 
 
 def test_missing_configuration_is_refused(checkpoint: Path) -> None:

@@ -152,9 +152,17 @@ class _PoisonedTrainer(Trainer):
         return taken
 
 
-def test_a_fault_of_the_machine_is_undone(clean: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("camelid.training.loop.Trainer", _PoisonedTrainer)
-    manifest = _train(clean, tmp_path / "train", steps=80)
+def test_a_fault_of_the_machine_is_undone(clean: Dataset, tmp_path: Path) -> None:
+    inputs = {"dataset": clean.manifest.digest}
+    manifest = train(
+        CONFIG,
+        settings_of(steps=80),
+        data_of(clean),
+        tmp_path / "train",
+        seed=SEED,
+        inputs=inputs,
+        make_trainer=_PoisonedTrainer,
+    )
     spike, *others = read_spikes(tmp_path / "train")
     assert (spike["step"], spike["reason"], spike["documents"], others) == (62, "the loss is nan", [], [])
     # Step 60 was saved a single step before the spike, which is not calm enough.

@@ -2,6 +2,7 @@
 
 config.json            ModelConfig
 model.safetensors      weights by Meta's names: float32 from training, the source's types from a conversion
+                       (a mesh writes pieces of them instead: see `shards`)
 tokenizer.model        SentencePiece model, or what else came with the weights
 optimizer.safetensors  AdamW moments, `exp_avg.<name>` and `exp_avg_sq.<name>` (training checkpoints only)
 progress.json          steps and tokens that went into it, and what data were skipped (training checkpoints only)
@@ -9,18 +10,21 @@ progress.json          steps and tokens that went into it, and what data were sk
 Training saves and loads torch tensors; `read` and `write` are without torch, which is imported where it is needed.
 """
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from camelid import artifact
-from camelid.checkpoint import folder
+from camelid.artifact import Draft
+from camelid.checkpoint import folder, shards
 from camelid.checkpoint.bounded import read_json
-from camelid.checkpoint.expected import expect_shapes, match_tensors, say_shape
+from camelid.checkpoint.expected import match_tensors
 from camelid.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from camelid.checkpoint.stored import StoredModel
 from camelid.errors import UserError
@@ -38,6 +42,8 @@ WEIGHTS_NAME = "model.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
 PROGRESS_NAME = "progress.json"
 TOKENIZER_NAME = "tokenizer.model"
+_DESCRIBING_TOKENIZER = frozenset(folder.COMPANIONS) - frozenset(folder.TOKENIZER_NAMES)
+"""What may lie beside a tokenizer and say how a chat is written."""
 
 
 class Progress(Settings):
@@ -51,18 +57,21 @@ class Progress(Settings):
     """Data steps that are passed over."""
 
 
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint of a training says besides its tensors."""
+
+    config: ModelConfig
+    progress: Progress
+    tokenizer: Path
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    seed: int
+    environment: Mapping[str, Any]
+
+
 def save_checkpoint(
-    directory: Path,
-    *,
-    config: ModelConfig,
-    weights: "Mapping[str, Tensor]",
-    optimizer: "Mapping[str, Tensor]",
-    progress: Progress,
-    tokenizer: Path,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    seed: int,
-    environment: Mapping[str, Any],
+    directory: Path, about: About, weights: "Mapping[str, Tensor]", optimizer: "Mapping[str, Tensor]"
 ) -> None:
     """Publishes a checkpoint; equal states give equal bytes.
 
@@ -71,14 +80,32 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
-    with artifact.publish(directory, kind=KIND, settings=settings, inputs=inputs, seed=seed) as draft:
-        draft.environment.update(environment)
-        draft.facts.update(step=progress.step, num_tokens=progress.num_tokens, num_parameters=count_parameters(config))
-        _write_json(draft.path / CONFIG_NAME, config.model_dump(mode="json"))
-        _write_json(draft.path / PROGRESS_NAME, progress.model_dump(mode="json"))
-        shutil.copyfile(tokenizer, draft.path / TOKENIZER_NAME)
+    with publish_checkpoint(directory, about) as draft:
         save_file(dict(weights), draft.path / WEIGHTS_NAME)
         save_file(dict(optimizer), draft.path / OPTIMIZER_NAME)
+
+
+@contextlib.contextmanager
+def publish_checkpoint(directory: Path, about: About) -> Iterator[Draft]:
+    """Publishes a checkpoint with all but its tensors, which the `with` block writes into the draft.
+
+    Raises:
+        UserError: as `save_checkpoint`.
+    """
+    with artifact.publish(directory, kind=KIND, settings=about.settings, inputs=about.inputs, seed=about.seed) as draft:
+        draft.environment.update(about.environment)
+        draft.facts.update(
+            step=about.progress.step,
+            num_tokens=about.progress.num_tokens,
+            num_parameters=count_parameters(about.config),
+        )
+        _write_json(draft.path / CONFIG_NAME, about.config.model_dump(mode="json"))
+        _write_json(draft.path / PROGRESS_NAME, about.progress.model_dump(mode="json"))
+        shutil.copyfile(about.tokenizer, draft.path / TOKENIZER_NAME)
+        for beside in about.tokenizer.parent.iterdir():
+            if beside.name in _DESCRIBING_TOKENIZER:
+                shutil.copyfile(beside, draft.path / beside.name)
+        yield draft
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -121,13 +148,16 @@ def read(path: Path) -> StoredModel:
         UserError: the files are damaged, or are not those of the configuration.
     """
     config = read_config(path)
-    weights = path / WEIGHTS_NAME
-    tensors, _ = read_safetensors(weights)
+    if shards.is_sharded(path):
+        file, tensors = path / shards.INDEX_NAME, shards.read_weights(path)
+    else:
+        file = path / WEIGHTS_NAME
+        tensors, _ = read_safetensors(file)
     return StoredModel(
         path=path,
         format="native",
         config=config,
-        tensors=match_tensors(tensors, config, dict.fromkeys(tensors, weights), path),
+        tensors=match_tensors(tensors, config, dict.fromkeys(tensors, file), path),
         load_tokenizer=lambda: load_tokenizer(path),
     )
 
@@ -149,31 +179,6 @@ def read_config(directory: Path) -> ModelConfig:
     return validate(ModelConfig, read_json(path), str(path))
 
 
-def load_weights(directory: Path, config: ModelConfig) -> "dict[str, Tensor]":
-    """Reads a checkpoint's weights, mapped from the file.
-
-    Raises:
-        UserError: the file is damaged, or a tensor is missing, unknown or not of the shape that `config` gives it.
-    """
-    path = directory / WEIGHTS_NAME
-    tensors = _load(path)
-    expected = expect_shapes(config, len(tensors), path)
-    for name in sorted({*tensors, *expected}):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        wanted = expected.get(name)
-        if found != wanted:
-            raise UserError(
-                f"{path}: tensor {name} has shape {_say(found)}, but the model wants {_say(wanted)}; use this model's "
-                "own checkpoint, or the configuration that lies beside the weights"
-            )
-    return tensors
-
-
-def load_optimizer(directory: Path) -> "dict[str, Tensor]":
-    """Reads the optimizer's moments."""
-    return _load(directory / OPTIMIZER_NAME)
-
-
 def read_progress(directory: Path) -> Progress:
     """How far the training of a checkpoint had come.
 
@@ -182,22 +187,6 @@ def read_progress(directory: Path) -> Progress:
     """
     path = directory / PROGRESS_NAME
     return validate(Progress, read_json(path), str(path))
-
-
-def _load(path: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; restore the checkpoint or go on from an earlier one") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or go on from an earlier checkpoint") from error
-
-
-def _say(shape: tuple[int, ...] | None) -> str:
-    return "nothing" if shape is None else say_shape(shape)
 
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:

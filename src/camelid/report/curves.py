@@ -10,6 +10,7 @@ from camelid.report.plots import Chart, Curve, Level, draw_chart, series_colour,
 from camelid.report.run import Run
 
 _LOG_FROM_RATIO = 3
+_SHOWN_SPIKES = 8
 
 
 def describe_training(run: Run) -> Html:
@@ -20,6 +21,8 @@ def describe_training(run: Run) -> Html:
     charts = [draw_chart(_loss(run), is_wide=True)]
     if run.held_out:
         charts.append(draw_chart(_bits_per_byte(run), is_wide=True))
+    if run.benchmarks:
+        charts.append(draw_chart(_benchmarks(run), is_wide=True))
     charts += [draw_chart(make(run)) for make in small]
     return section("training", "How it learned", _introduction(run), element("div", *charts, class_="charts"))
 
@@ -30,8 +33,16 @@ def _introduction(run: Run) -> Html:
     return element(
         "p",
         f"{last['step']:,} steps of {tokens_per_step:,.0f} tokens each, {format_duration(run.training_seconds)} "
-        f"of computing. The last step's loss was {last['loss']:.3f} nats per token.",
+        f"of computing. The last step's loss was {last['loss']:.3f} nats per token.{_say_spikes(run)}",
     )
+
+
+def _say_spikes(run: Run) -> str:
+    if not run.spikes:
+        return ""
+    steps = ", ".join(f"{spike['step']:,}" for spike in run.spikes[:_SHOWN_SPIKES])
+    more = f" and {len(run.spikes) - _SHOWN_SPIKES} more" if len(run.spikes) > _SHOWN_SPIKES else ""
+    return f" The loss leapt at step {steps}{more}; that was rolled back and the data that led to it were skipped."
 
 
 def _loss(run: Run) -> Chart:
@@ -56,6 +67,17 @@ def _bits_per_byte(run: Run) -> Chart:
     )
     caption = f"Measured during training on text that the model never trains on.{beside}"
     return Chart("Held-out bits per byte", caption, _held_out_curves(run, "bits_per_byte"), levels)
+
+
+def _benchmarks(run: Run) -> Chart:
+    curves = []
+    for index, name in enumerate(dict.fromkeys(record["name"] for record in run.benchmarks)):
+        records = [r for r in run.benchmarks if r["name"] == name and math.isfinite(r["score"])]
+        if records:
+            curves.append(
+                Curve(name, _column(records, "step"), _column(records, "score"), series_colour(index), "points")
+            )
+    return Chart("Benchmarks", "Scores of the unfinished model.", curves)
 
 
 def _held_out_curves(run: Run, name: str) -> list[Curve]:

@@ -10,7 +10,7 @@ from camelid.artifact import Manifest
 from camelid.report.curves import describe_training
 from camelid.report.lineage import show_chain, show_settings
 from camelid.report.markup import Html, element
-from camelid.report.run import read_run
+from camelid.report.run import Run, read_run
 from camelid.report.samples import show_samples
 from camelid.report.settings import ReportSettings
 from camelid.report.summary import compare_compressors, describe_run, describe_status, show_cards
@@ -61,8 +61,16 @@ def render_page(run: Path, settings: ReportSettings | None = None) -> str:
     Raises:
         UserError: the folder is missing or holds nothing of a run, or a file in it is damaged.
     """
+    return render_run(read_run(run), settings)
+
+
+def render_run(read: Run, settings: ReportSettings | None = None, reload_seconds: int = 0) -> str:
+    """The page of a run that was read.
+
+    Args:
+        reload_seconds: how often a browser loads the page anew, 0 for never.
+    """
     settings = settings or ReportSettings()
-    read = read_run(run)
     title = settings.title or read.name
     header = element(
         "header",
@@ -84,15 +92,16 @@ def render_page(run: Path, settings: ReportSettings | None = None) -> str:
     )
     footer = element("footer", f"Written by Camelid {camelid.__version__} from the files of the run, and nothing else.")
     body = element("body", header, element("main", *sections), footer)
-    return f"<!doctype html>\n{element('html', _head(title), body, lang='en')}\n"
+    return f"<!doctype html>\n{element('html', _head(title, reload_seconds), body, lang='en')}\n"
 
 
-def _head(title: str) -> Html:
+def _head(title: str, reload_seconds: int) -> Html:
     style = resources.files("camelid.report").joinpath("style.css").read_text(encoding="utf-8")
     return element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", http_equiv="refresh", content=str(reload_seconds)) if reload_seconds else Html(),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("link", rel="icon", href="data:,"),

@@ -30,6 +30,10 @@ class Run:
     held_out: list[Record]
     """One record per held-out measurement and source."""
     samples: list[Record]
+    benchmarks: list[Record]
+    """One record per benchmark and time that it was taken."""
+    spikes: list[Record]
+    """Leaps of the loss that were rolled back."""
     tokenizer_quality: list[Record]
     results: dict[str, Any]
     """Results of the evaluation."""
@@ -62,6 +66,11 @@ class Run:
         return None if manifest is None else manifest.facts.get(name, manifest.produced.get(name))
 
     @property
+    def is_idle(self) -> bool:
+        """Whether the training is finished and nothing that follows it is being made."""
+        return "train" in self.manifests and not self.begun
+
+    @property
     def training_seconds(self) -> float:
         """Time spent in optimizer steps, over all processes that the training took."""
         return math.fsum(record["seconds"] for record in self.steps)
@@ -89,6 +98,8 @@ def read_run(folder: Path) -> Run:
         steps=[record for record in metrics if record["kind"] == "train"],
         held_out=[record for record in metrics if record["kind"] == "held_out"],
         samples=_read_records(train / "samples.jsonl"),
+        benchmarks=[record for record in metrics if record["kind"] == "benchmark"],
+        spikes=_read_records(train / "spikes.jsonl"),
         tokenizer_quality=_read_json(folder / "tokenizer" / "quality.json", []),
         results=_read_json(folder / "evaluation" / "results.json", {}),
     )

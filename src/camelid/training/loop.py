@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from camelid.training.rollback import Identity, roll_back, superseded_checkpoint
 from camelid.training.schedule import learning_rate
 from camelid.training.settings import TrainSettings
 from camelid.training.stability import SpikeDetector, read_losses
+from camelid.training.tensorboard import EVENTS_NAME, Curves, EventWriter
 from camelid.training.trainer import Data, Trainer
 
 METRICS_NAME = "metrics.jsonl"
@@ -54,7 +55,7 @@ class _Run:
     trainer: Trainer
     draft: Draft
     identity: Identity
-    metrics: MetricsWriter
+    metrics: Curves
     samples: MetricsWriter
     peak_flops: float
     sample: Sample | None
@@ -72,6 +73,7 @@ def train(
     sample: Sample | None = None,
     benchmark: Benchmark | None = None,
     processes: Processes | None = None,
+    make_trainer: Callable[..., Trainer] = Trainer,
 ) -> Manifest:
     """Trains a model and publishes `directory` with its last checkpoints, metrics and samples.
 
@@ -86,18 +88,16 @@ def train(
     """
     recorded = {**settings.identity(), "model": config.model_dump(mode="json")}
     identity = Identity(recorded, inputs)
-    logs = (METRICS_NAME, SAMPLES_NAME)
+    logs = (METRICS_NAME, SAMPLES_NAME, EVENTS_NAME)
     processes = processes or Processes(Place(), None)
     with processes.publish(
         directory, kind="train", settings=recorded, inputs=inputs, seed=seed, logs=logs, is_resumable=True
     ) as draft:
-        trainer = Trainer(config, settings, data, seed, processes)
+        trainer = make_trainer(config, settings, data, seed, processes)
         take_up(trainer, draft.path, identity)
         peak = measure_peak_flops(trainer.execution.device, trainer.execution.compute_dtype)
-        with (
-            MetricsWriter(_written_by_first(trainer, METRICS_NAME, draft), keep_until_step=trainer.step) as metrics,
-            MetricsWriter(_written_by_first(trainer, SAMPLES_NAME, draft), keep_until_step=trainer.step) as samples,
-        ):
+        with ExitStack() as files:
+            metrics, samples = _open_records(trainer, draft.path, files)
             _take_steps(_Run(trainer, draft, identity, metrics, samples, peak, sample, benchmark))
         execution = trainer.execution
         draft.environment.update(execution.describe(), peak_flops_per_second=peak, peak_bytes=_peak_bytes(execution))
@@ -116,27 +116,38 @@ def _take_steps(run: _Run) -> None:
             say("train: generating code, the first step takes up to a minute")
         detector = _make_detector(run)
         while trainer.step < settings.steps:
-            num_tokens, is_stopped = trainer.num_tokens, False
+            num_tokens = trainer.num_tokens
             measured = _take_step(run)
-            if reason := detector.judge(measured["loss"], measured["grad_norm"]):
+            reason = detector.judge(measured["loss"], measured["grad_norm"])
+            is_spike = trainer.processes.any(bool(reason))
+            if is_spike:
                 _go_back(run, reason, measured)
                 detector = _make_detector(run)
             else:
                 _write_step(run, measured)
                 _report(run)
-                is_stopped = trainer.processes.any(bool(stop_signals))
-                if _is_due(trainer, settings.checkpoint_interval) or is_stopped:
-                    _save(run)
+            is_stopped = trainer.processes.any(bool(stop_signals))
+            if not is_spike and (_is_due(trainer, settings.checkpoint_interval) or is_stopped):
+                _save(run)
             advance(trainer.num_tokens - num_tokens)
             if is_stopped and trainer.step < settings.steps:
+                trainer.finish_saving()
                 raise StoppedError(
                     stop_signals[0] if stop_signals else signal.SIGTERM,
                     f"stopped after step {trainer.step:,}; the state is saved, the same command goes on from there",
                 )
 
 
-def _written_by_first(trainer: Trainer, name: str, draft: Draft) -> Path:
-    return draft.path / name if trainer.processes.is_first else Path(os.devnull)
+def _open_records(trainer: Trainer, train_folder: Path, files: ExitStack) -> tuple[Curves, MetricsWriter]:
+    """What the first process writes while it trains, without what a killed one wrote after its last checkpoint."""
+    is_first, step = trainer.processes.is_first, trainer.step
+    metrics, samples = (
+        files.enter_context(MetricsWriter(train_folder / name if is_first else Path(os.devnull), step))
+        for name in (METRICS_NAME, SAMPLES_NAME)
+    )
+    is_wanted = is_first and trainer.settings.is_tensorboard_written
+    events = files.enter_context(EventWriter(train_folder / EVENTS_NAME, step)) if is_wanted else None
+    return Curves(metrics, events), samples
 
 
 def _is_due(trainer: Trainer, interval: int) -> bool:
@@ -219,7 +230,7 @@ def _summarise(trainer: Trainer, metrics: Path) -> dict[str, Any]:
     }
 
 
-def _report_held_out(trainer: Trainer, metrics: MetricsWriter) -> None:
+def _report_held_out(trainer: Trainer, metrics: Curves) -> None:
     for source, loss in trainer.measure_held_out().items():
         metrics.write(
             "held_out",
@@ -249,8 +260,11 @@ def _save(run: _Run) -> None:
     directory = native.checkpoint_path(train_folder, trainer.step)
     if trainer.processes.first_does(lambda: not directory.exists() and _has_space(trainer, train_folder)):
         trainer.save(directory, run.identity.settings, run.identity.inputs)
-    if trainer.processes.is_first:
-        for old in superseded_checkpoints(train_folder, trainer.settings, trainer.step):
+    if trainer.step == trainer.settings.steps:
+        trainer.finish_saving()
+    # A checkpoint that is still being written in the background does not replace one yet.
+    if trainer.processes.is_first and (published := native.list_checkpoints(train_folder)):
+        for old in superseded_checkpoints(train_folder, trainer.settings, native.step_of(published[-1])):
             shutil.rmtree(old)
 
 

@@ -1,11 +1,8 @@
 """AdamW as the paper sets it (section 2.3), and its state by parameter name."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from camelid.errors import UserError
 from camelid.model.llama import Transformer
 from camelid.parallel.spread import Spread
 from camelid.parallel.whole import Whole
@@ -48,24 +45,3 @@ def make_optimizer_state(model: Whole | Spread, optimizer: torch.optim.Optimizer
     for parameter in model.model.parameters():
         moments = {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
         optimizer.state[parameter] = {"step": torch.tensor(float(num_steps), device=parameter.device), **moments}
-
-
-def restore_optimizer(
-    model: Whole | Spread, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], num_steps: int
-) -> None:
-    """Puts back what `optimizer_state` returned after `num_steps` steps.
-
-    Raises:
-        UserError: a moment is missing or of another shape than its weight.
-    """
-    make_optimizer_state(model, optimizer, num_steps)
-    shapes = {name: tensor.shape for name, tensor in optimizer_state(model, optimizer).items()}
-    for name, parameter in model.model.named_parameters():
-        for moment in _MOMENTS:
-            stored, shape = moments.get(f"{moment}.{name}"), shapes[f"{moment}.{name}"]
-            if stored is None or stored.shape != shape:
-                raise UserError(
-                    f"the checkpoint's optimizer state has no {moment}.{name} of shape {tuple(shape)}; "
-                    "it belongs to another model, go on from this model's own checkpoint"
-                )
-            model.fill(name, optimizer.state[parameter][moment], stored)

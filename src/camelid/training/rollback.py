@@ -1,6 +1,5 @@
 """Going back: to the latest sound checkpoint when a run is taken up, to the latest good one after a spike."""
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,16 +46,15 @@ def take_up(trainer: Trainer, train_folder: Path, identity: Identity) -> None:
     Raises:
         UserError: the run was begun with other settings or inputs, or it has checkpoints and none of them is sound.
     """
-    spikes = stability.read_spikes(train_folder)
-    manifest = _restore_latest(trainer, train_folder, identity, spikes, math.inf)
+    spikes = trainer.processes.first_does(lambda: stability.read_spikes(train_folder))
+    before = _restore_latest(trainer, train_folder, identity, spikes, trainer.settings.steps)
     _skip_all(trainer, spikes)
-    if manifest is None:
+    if before is None:
         return
     say(f"going on from step {trainer.step:,}")
     for name, now in trainer.execution.describe().items():
-        before = manifest.produced.get(name)
-        if before != now:
-            say(f"warning: {name} was {before} and is now {now}; the result will differ in the last bits")
+        if before.get(name) != now:
+            say(f"warning: {name} was {before.get(name)} and is now {now}; the result will differ in the last bits")
 
 
 def roll_back(
@@ -73,30 +71,38 @@ def roll_back(
     Raises:
         UserError: as `plan_rollback`.
     """
-    spikes = stability.read_spikes(train_folder)
+    trainer.finish_saving()
+    first_does = trainer.processes.first_does
+    spikes = first_does(lambda: stability.read_spikes(train_folder))
     step, data_step = trainer.step, stability.data_step(trainer.step - 1, trainer.skipped)
     plan = stability.plan_rollback(trainer.settings, spikes, trainer.skipped, step, reason)
     say(f"train: step {step:,}: {reason}; going back")
     _restore_latest(trainer, train_folder, identity, spikes, plan.latest_step)
     _skip_all(trainer, spikes)
-    documents = find_suspects(trainer, plan.skipped)
-    stability.write_spike(
-        train_folder,
-        step,
-        data_step=data_step,
-        reason=reason,
-        **measured,
-        rolled_back_to=trainer.step,
-        skipped=list(plan.skipped),
-        documents=documents,
-    )
-    spikes = stability.read_spikes(train_folder)
-    _skip_all(trainer, spikes)
-    _remove_abandoned(train_folder, spikes)
+    model = trainer.whole_model()
+
+    def write_down() -> list[Record]:
+        assert model is not None
+        documents = find_suspects(trainer, model, plan.skipped)
+        stability.write_spike(
+            train_folder,
+            step,
+            data_step=data_step,
+            reason=reason,
+            **measured,
+            rolled_back_to=trainer.step,
+            skipped=list(plan.skipped),
+            documents=documents,
+        )
+        spikes = stability.read_spikes(train_folder)
+        _remove_abandoned(train_folder, spikes)
+        for document in documents[:_SHOWN_DOCUMENTS]:
+            say(f"train: {document['nats_per_token']:.2f} nats a token in {document['path']!r} ({document['url']!r})")
+        return spikes
+
+    _skip_all(trainer, first_does(write_down))
     skipped = ", ".join(f"{number:,}" for number in plan.skipped)
     say(f"train: going on from step {trainer.step:,} without data step {skipped}; {stability.LEDGER_NAME} says more")
-    for document in documents[:_SHOWN_DOCUMENTS]:
-        say(f"train: {document['nats_per_token']:.2f} nats a token in {document['path']!r} ({document['url']!r})")
 
 
 def _skip_all(trainer: Trainer, spikes: Sequence[Record]) -> None:
@@ -104,13 +110,39 @@ def _skip_all(trainer: Trainer, spikes: Sequence[Record]) -> None:
 
 
 def _restore_latest(
-    trainer: Trainer, train_folder: Path, identity: Identity, spikes: Sequence[Record], latest_step: float
-) -> Manifest | None:
+    trainer: Trainer, train_folder: Path, identity: Identity, spikes: Sequence[Record], latest_step: int
+) -> dict[str, Any] | None:
     """Puts back the latest sound checkpoint that is no later than a step, or the first weights where there is none.
 
-    A damaged checkpoint is passed over when there is an earlier one, and removed, so that its step is saved again.
+    Returns:
+        How the checkpoint was produced.
     """
-    _remove_abandoned(train_folder, spikes)
+
+    def choose() -> list[Any] | None:
+        _remove_abandoned(train_folder, spikes)
+        chosen = _choose_sound(train_folder, latest_step)
+        if chosen is None:
+            return None
+        path, manifest = chosen
+        _refuse_other_identity(manifest, train_folder, identity, trainer.seed)
+        return [native.step_of(path), manifest.produced]
+
+    chosen = trainer.processes.first_does(choose)
+    if chosen is not None:
+        step, produced = chosen
+        trainer.restore(native.checkpoint_path(train_folder, step))
+        return dict(produced)
+    if trainer.step:
+        trainer.restart()
+    return None
+
+
+def _choose_sound(train_folder: Path, latest_step: int) -> tuple[Path, Manifest] | None:
+    """The latest checkpoint up to a step, but for damaged ones, which are removed where there is an earlier one.
+
+    Raises:
+        UserError: all that there are are damaged.
+    """
     damaged: list[tuple[Path, UserError]] = []
     for path in reversed(native.list_checkpoints(train_folder)):
         if native.step_of(path) > latest_step:
@@ -120,16 +152,12 @@ def _restore_latest(
         except UserError as error:
             damaged.append((path, error))
             continue
-        _refuse_other_identity(manifest, train_folder, identity, trainer.seed)
-        trainer.restore(path)
         for broken, why in damaged:
-            say(f"warning: {why}; going on from step {trainer.step:,} instead")
+            say(f"warning: {why}; going on from {path.name} instead")
             shutil.rmtree(broken)
-        return manifest
+        return path, manifest
     if damaged:
         raise damaged[0][1]
-    if trainer.step:
-        trainer.restart()
     return None
 
 

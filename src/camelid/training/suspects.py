@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from camelid.dataset.lineage import DocumentPart, SampleLineage, trace_rows
+from camelid.dataset.loader import Loader
+from camelid.model.llama import Transformer
 from camelid.training.stability import limit_of
 from camelid.training.trainer import Trainer
 
@@ -32,28 +34,26 @@ class Suspect(DocumentPart):
     nats_per_token: float
 
 
-def find_suspects(trainer: Trainer, data_steps: Iterable[int]) -> list[Suspect]:
+def find_suspects(trainer: Trainer, model: Transformer, data_steps: Iterable[int]) -> list[Suspect]:
     """The parts of documents in some batches that stand out, beside the batches that come before them.
 
-    The weights are those that the trainer has now. Nothing is found where they find everything equally likely.
+    Args:
+        model: the trainer's model in one piece. Nothing is found where it finds everything equally likely.
     """
+    if not hasattr(trainer.data.loader, "dataset"):
+        return []  # chats have no lineage
     steps = sorted(data_steps)
+    reader = _Reader(trainer, model)
     passed_over = {*steps, *trainer.skipped}
     before = [step for step in range(max(0, steps[0] - 2 * _COMPARED_STEPS), steps[0]) if step not in passed_over]
     compared = before[-_COMPARED_STEPS:] or [max(passed_over) + 1]
-    usual = [suspect["nats_per_token"] for step in compared for suspect in _measure_parts(trainer, step)]
+    usual = [suspect["nats_per_token"] for step in compared for suspect in reader.measure_parts(step)]
     finite = [nats for nats in usual if math.isfinite(nats)]
     if not finite:
         return []
     limit = limit_of(finite, _DEVIATIONS, _LEAST_RISE_NATS)
-    parts = (part for step in steps for part in _measure_parts(trainer, step))
+    parts = (part for step in steps for part in reader.measure_parts(step))
     return [part for part in parts if not part["nats_per_token"] <= limit]
-
-
-def _measure_parts(trainer: Trainer, data_step: int) -> Iterator[Suspect]:
-    batch = trainer.data.loader.batch(data_step)  # [B, T + 1]
-    for tokens, row in zip(batch, trace_rows(trainer.data.loader, data_step), strict=True):
-        yield from _split_by_document(_token_losses(trainer, tokens), row, data_step)
 
 
 def _split_by_document(losses: NDArray[np.float32], row: SampleLineage, data_step: int) -> Iterator[Suspect]:
@@ -73,11 +73,29 @@ def _split_by_document(losses: NDArray[np.float32], row: SampleLineage, data_ste
             }
 
 
-@torch.no_grad()
-def _token_losses(trainer: Trainer, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The loss [T] of each token [T + 1] after the first."""
-    row = torch.from_numpy(tokens).to(trainer.execution.device).unsqueeze(0)
-    # One row at a time is a shape of its own, which generated code would be made again for.
-    with torch.compiler.set_stance("force_eager"), trainer.execution.autocast():
-        logits = trainer.model(row[:, :-1])[0]  # [T, V]
-    return F.cross_entropy(logits.float(), row[0, 1:], reduction="none").cpu().numpy()
+class _Reader:
+    """Reads whole batches, also where several processes share them, with one model."""
+
+    def __init__(self, trainer: Trainer, model: Transformer):
+        own = trainer.data.loader
+        is_alone = trainer.processes.place.num_processes == 1
+        order = (own.dataset, own.sequence_length, own.batch_size, trainer.seed)
+        self._loader = own if is_alone else Loader(*order)
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._autocast = trainer.execution.autocast
+
+    def measure_parts(self, data_step: int) -> Iterator[Suspect]:
+        """Mean loss of each part of a document in a batch."""
+        batch = self._loader.batch(data_step)  # [B, T + 1]
+        for tokens, row in zip(batch, trace_rows(self._loader, data_step), strict=True):
+            yield from _split_by_document(self._token_losses(tokens), row, data_step)
+
+    @torch.no_grad()
+    def _token_losses(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The loss [T] of each token [T + 1] after the first."""
+        row = torch.from_numpy(tokens).to(self._device).unsqueeze(0)
+        # One row at a time is a shape of its own, which generated code would be made again for.
+        with torch.compiler.set_stance("force_eager"), self._autocast():
+            logits = self._model(row[:, :-1])[0]  # [T, V]
+        return F.cross_entropy(logits.float(), row[0, 1:], reduction="none").cpu().numpy()

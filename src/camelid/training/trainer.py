@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from camelid.checkpoint import native
+from camelid.checkpoint.sharded import ShardedSaver, load_state, restore_random_state
 from camelid.dataset.loader import Loader
 from camelid.errors import UserError
 from camelid.model.config import ModelConfig
@@ -24,7 +25,7 @@ from camelid.parallel.whole import Whole
 from camelid.training.attention import choose_attention
 from camelid.training.device import Execution, choose_execution, use_huge_pages
 from camelid.training.loss import linear_cross_entropy
-from camelid.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
+from camelid.training.optimizer import make_optimizer, make_optimizer_state, optimizer_state, set_learning_rate
 from camelid.training.schedule import learning_rate
 from camelid.training.settings import TrainSettings
 from camelid.training.stability import data_step
@@ -67,6 +68,7 @@ class Trainer:
         self.spread.initialize(seed)
         self._loss = partial(linear_cross_entropy, is_compiled=self.execution.is_compiled)
         self.optimizer = make_optimizer(self.model, settings)
+        self._saver = ShardedSaver() if processes.place.num_processes > 1 else None
         self.step = 0
         self.skipped: tuple[int, ...] = ()
         self.observe_gradients: Callable[[], None] | None = None
@@ -162,30 +164,34 @@ class Trainer:
         return model
 
     def save(self, directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-        """Publishes the state as a checkpoint; the first process writes it whole."""
-        weights = dict(gather(self.weights(), self.processes.is_first))
-        moments = dict(gather(self.moments(), self.processes.is_first))
-        self.processes.first_does(
-            lambda: native.save_checkpoint(
-                directory,
-                config=self.config,
-                weights=weights,
-                optimizer=moments,
-                progress=native.Progress(step=self.step, num_tokens=self.num_tokens, skipped=self.skipped),
-                tokenizer=self.data.tokenizer,
-                settings=settings,
-                inputs=inputs,
-                seed=self.seed,
-                environment=self.execution.describe(),
-            )
+        """Publishes the state as a checkpoint; several processes write theirs in the background (`finish_saving`)."""
+        about = native.About(
+            config=self.config,
+            progress=native.Progress(step=self.step, num_tokens=self.num_tokens, skipped=self.skipped),
+            tokenizer=self.data.tokenizer,
+            settings=settings,
+            inputs=inputs,
+            seed=self.seed,
+            environment=self.execution.describe(),
         )
+        if self._saver is None:
+            native.save_checkpoint(directory, about, self.weights(), self.moments())
+        else:
+            self._saver.save(directory, about, self.weights(), self.moments())
+
+    def finish_saving(self) -> None:
+        """Returns when the last checkpoint is published."""
+        if self._saver is not None:
+            self._saver.wait()
 
     def restore(self, directory: Path) -> None:
-        """Takes up the state of a checkpoint."""
-        self.spread.set_weights(native.load_weights(directory, self.config))
+        """Takes up the state of a checkpoint, whatever mesh wrote it."""
         progress = native.read_progress(directory)
+        make_optimizer_state(self.spread, self.optimizer, progress.step)
+        load_state(directory, self.weights(), self.moments())
+        place = self.processes.place
+        restore_random_state(directory, place.rank, place.num_processes)
         self.step, self.skipped = progress.step, progress.skipped
-        restore_optimizer(self.spread, self.optimizer, native.load_optimizer(directory), self.step)
 
     def restart(self) -> None:
         """Goes back to the first weights."""
