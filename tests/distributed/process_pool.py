@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_TIMEOUT_SECONDS = 300
+_TIMEOUT_SECONDS = 900
 
 
 class ProcessPool:
@@ -66,7 +66,8 @@ def _serve(rank: int, connection: Connection) -> None:
         place = Place(rank, size, rank, size)
         try:
             alone = nullcontext(Processes(Place(), None))
-            group = join_store(place, FileStore(store, size), timedelta(seconds=60)) if size > 1 else alone
+            timeout = timedelta(seconds=_TIMEOUT_SECONDS)
+            group = join_store(place, FileStore(store, size), timeout) if size > 1 else alone
             with group as processes:
                 outcome = (False, function(processes, **arguments))
         except BaseException:

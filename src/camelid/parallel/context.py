@@ -1,8 +1,8 @@
 """Context parallelism: the positions of a sequence are spread over processes, keys and values go round in a ring.
 
 Each process holds piece r of the sequence and piece 2P - 1 - r, an early and a late one, so that causal attention gives
-all of them the same work (Liu et al. 2023, "Ring Attention"; the pairing is that of Brandon et al. 2023, "Striped
-Attention", and of zigzag rings). While a process attends to one block of keys and values, the next one is under way.
+all of them the same work (Liu et al. 2023, "Ring Attention"; the pairing as in Dubey et al. 2024, "The Llama 3 Herd of
+Models", section 3.3.2). While a process attends to one block of keys and values, the next one is under way.
 
 Shapes: B batch, T positions of this process, L = T / 2, H query heads, K key/value heads, G = H / K, E head size.
 """
@@ -155,8 +155,9 @@ def _attend_backward(
     tensors = (gradient, queries, keys, values, attended, log_sums)
     if queries.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*tensors, 0.0, is_causal)  # type: ignore[no-any-return]
-    no_state = torch.empty(0, dtype=torch.uint64, device=queries.device)  # of a dropout that there is none of
+    # Without dropout the random state is not read.
+    random_state = torch.zeros(2, dtype=torch.uint64, device=queries.device)
     lengths = (queries.shape[2], keys.shape[2])
     return torch.ops.aten._scaled_dot_product_flash_attention_backward(  # type: ignore[no-any-return]
-        *tensors, None, None, *lengths, 0.0, is_causal, no_state, no_state
+        *tensors, None, None, *lengths, 0.0, is_causal, random_state, random_state[0]
     )

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Literal, NoReturn
 
 from camelid.errors import StoppedError, UserError
-from camelid.parallel.place import Place
+from camelid.parallel.place import Place, RefusedByFirstError
 
 FAILURE_FOLDER_VARIABLE = "CAMELID_FAILURE_FOLDER"
 
@@ -169,6 +169,8 @@ def one_of_many(place: Place) -> Iterator[None]:
         except BaseException as error:
             if folder:
                 _leave_words(Path(folder), place, error)
+            if isinstance(error, RefusedByFirstError):
+                sys.exit(2)
             raise
 
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from camelid.errors import UserError
 
 
+class RefusedByFirstError(UserError):
+    """What the first process has refused, and tells itself."""
+
+
 @dataclass(frozen=True)
 class Place:
     """One process among those that train together."""

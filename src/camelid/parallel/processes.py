@@ -15,14 +15,10 @@ from torch.distributed.rendezvous import rendezvous
 from camelid import artifact
 from camelid.artifact import Draft
 from camelid.errors import UserError
-from camelid.parallel.place import Place
+from camelid.parallel.place import Place, RefusedByFirstError
 
 # The first process may build a corpus while the others wait.
 _LONGEST_WAIT = timedelta(days=90)
-
-
-class RefusedByFirstError(UserError):
-    """What the first process refused and told already."""
 
 
 class Processes:
