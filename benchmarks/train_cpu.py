@@ -50,6 +50,12 @@ Step = Callable[[], Any]
 
 
 def make_camelid(shape: Shape, precision: Precision) -> Step:
+    trainer = make_trainer(shape, precision)
+    return lambda: trainer.take_step()[0].item()
+
+
+def make_trainer(shape: Shape, precision: Precision, **changes: Any) -> Any:
+    """A trainer on random tokens, with changes of its settings."""
     import numpy as np
 
     from camelid.model.config import ModelSettings
@@ -67,11 +73,11 @@ def make_camelid(shape: Shape, precision: Precision) -> Step:
         sequence_length=shape.sequence_length,
         batch_tokens=shape.batch_size * shape.sequence_length,
         precision=precision,
+        **changes,
     )
     config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
     loader: Any = RandomTokens()
-    trainer = Trainer(config, settings, Data(loader, {}, Path(), {}), seed=1)
-    return lambda: trainer.take_step()[0].item()
+    return Trainer(config, settings, Data(loader, {}, Path(), {}), seed=1)
 
 
 def make_transformers(shape: Shape, precision: Precision, is_compiled: bool) -> Step:

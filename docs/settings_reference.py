@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from camelid.recipe import Recipe
 from camelid.settings import Settings, is_settings, read_sentences, union_members
+from camelid.training.settings import InstructSettings
 
 PAGE = Path(__file__).with_name("settings.md")
 INTRODUCTION = """\
@@ -36,7 +37,9 @@ LIMITS: dict[type, tuple[str, str]] = {
 
 def render() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *describe(Recipe, "")])
+    return "\n".join(
+        [INTRODUCTION, *describe(Recipe, ""), "## `[instruct]`\n", *describe(InstructSettings, "instruct")]
+    )
 
 
 def describe(model: type[Settings], path: str) -> Iterator[str]:

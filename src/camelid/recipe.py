@@ -16,7 +16,7 @@ from camelid.parallel.settings import refuse_unfit
 from camelid.report.settings import ReportSettings
 from camelid.settings import Settings, apply_overrides, read_toml, validate
 from camelid.tokenizer.settings import TokenizerSettings
-from camelid.training.settings import TrainSettings
+from camelid.training.settings import InstructSettings, TrainSettings
 
 
 class Recipe(Settings):
@@ -56,6 +56,34 @@ class Recipe(Settings):
     def model_config_for_training(self) -> ModelConfig:
         """The model's complete configuration."""
         return self.model.resolve(self.tokenizer.vocab_size)
+
+
+class InstructRecipe(Settings):
+    """Everything that fine-tuning on instructions needs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its products lie in runs/<name> unless --out says otherwise."""
+    seed: int = Field(0, ge=0)
+    """Start of all random choices: order of the chats."""
+    instruct: InstructSettings
+    """The model and the chats."""
+    train: TrainSettings
+    """Chats become other weights."""
+
+
+def is_instruct_recipe(name_or_path: str) -> bool:
+    """Whether a recipe fine-tunes a model on chats, told by its table [instruct].
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    return "instruct" in read_toml(_find_recipe(name_or_path)[0])
+
+
+def load_instruct_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[InstructRecipe, Path]:
+    """As `load_recipe`."""
+    path, base = _find_recipe(name_or_path)
+    return validate(InstructRecipe, apply_overrides(read_toml(path), overrides), str(path)), base
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:

@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "planning": ("model.config",),
     "checkpoint": ("model", "tokenizer", "planning"),
     "parallel": ("model", "planning"),
-    "training": ("dataset", "model", "parallel", "checkpoint", "planning"),
+    "training": ("tokenizer", "dataset", "model", "parallel", "checkpoint", "planning"),
     "inference": ("model", "tokenizer", "checkpoint", "planning"),
     "quantization": ("model", "checkpoint", "inference"),
     "evaluation": ("inference", "dataset", "corpus.document", "checkpoint", "model", "training"),

@@ -27,7 +27,13 @@ def train(
 
     With --processes N, or under torchrun, several processes train together.
     """
-    if dry_run:
+    from camelid.recipe import is_instruct_recipe
+
+    if is_instruct_recipe(recipe):
+        if dry_run or rebuild or processes is not None:
+            raise UserError("a recipe with [instruct] takes none of --dry-run, --rebuild and --processes; leave it out")
+        _train_on_chats(recipe, out, set_)
+    elif dry_run:
         from camelid.cli.dry_run import print_plan
 
         print_plan(recipe, out, set_)
@@ -35,6 +41,19 @@ def train(
         _launch(recipe, out, set_, rebuild, processes)
     else:
         _train(recipe, out, set_, rebuild)
+
+
+def _train_on_chats(recipe: str, out: Path | None, overrides: list[str]) -> None:
+    from camelid.checkpoint.find import open_model
+    from camelid.recipe import load_instruct_recipe
+    from camelid.training.instruct import train_on_chats
+
+    loaded, base = load_instruct_recipe(recipe, overrides)
+    directory = out or Path("runs") / loaded.name
+    name = loaded.instruct.model
+    model = open_model(base / name if (base / name).exists() else name)
+    train_on_chats(loaded.instruct, loaded.train, model, base, directory, seed=loaded.seed)
+    typer.echo(directory / "train")
 
 
 def _launch(recipe: str, out: Path | None, overrides: list[str], is_rebuilt: bool, num_processes: int) -> None:

@@ -128,3 +128,16 @@ class TrainSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """What the result depends on, apart from its last bits: a training may go on on another mesh."""
         return self.model_dump(mode="json", exclude={"mesh"})
+
+
+class InstructSettings(Settings):
+    """Fine-tuning on instructions: a model learns the answers of chats (paper section 4)."""
+
+    model: str
+    """The model to begin with: a name, a folder, a file or a hub id."""
+    chats: tuple[str, ...] = Field(min_length=1)
+    """Files of chats as JSON lines, relative to the recipe's folder, each line with a list of messages."""
+    template: str | None = None
+    """How chats are written, a name such as llama2 or a Jinja text; the model's own template unless given."""
+    held_out_share: float = Field(0.05, gt=0, lt=1)
+    """Share of the chats that is measured on and not learnt, chosen by a hash."""

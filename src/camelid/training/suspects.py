@@ -40,8 +40,8 @@ def find_suspects(trainer: Trainer, model: Transformer, data_steps: Iterable[int
     Args:
         model: the trainer's model in one piece. Nothing is found where it finds everything equally likely.
     """
-    if not hasattr(trainer.data.loader, "dataset"):
-        return []  # chats have no lineage
+    if not trainer.data.has_lineage:
+        return []
     steps = sorted(data_steps)
     reader = _Reader(trainer, model)
     passed_over = {*steps, *trainer.skipped}

@@ -40,6 +40,8 @@ class Data:
     held_out: Mapping[str, list[tuple[int, Tokens]]]
     tokenizer: Path
     facts: Mapping[str, Any]
+    has_lineage: bool = True
+    """Whether a step can be followed to the documents that it read."""
 
 
 class Trainer:
