@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from camelid.cli.options import DryRunOption, OutOption, RebuildOption, RecipeArgument, SetOption, describe_run
 from camelid.errors import UserError
+
+if TYPE_CHECKING:
+    from camelid.parallel.place import Place
+    from camelid.pipeline import Run
 
 ProcessesOption = Annotated[
     int | None,
@@ -69,19 +73,35 @@ def _launch(recipe: str, out: Path | None, overrides: list[str], is_rebuilt: boo
 
 
 def _train(recipe: str, out: Path | None, overrides: list[str], is_rebuilt: bool) -> None:
-    from camelid.parallel.launch import one_of_many
     from camelid.parallel.place import find_place
     from camelid.pipeline import run_chain
 
     place = find_place()
-    run = describe_run(recipe, out, overrides, [])
     if place.num_processes == 1:
+        run = describe_run(recipe, out, overrides, [])
         run_chain(run, "train", is_rebuilt)
     else:
-        with one_of_many(place):
-            from camelid.parallel.processes import join
-
-            with join(place) as processes:
-                run_chain(replace(run, processes=processes), "train", is_rebuilt)
+        run = _train_as_one_of_many(place, recipe, out, overrides, is_rebuilt)
     if place.is_first:
         typer.echo(run.path("train"))
+
+
+def _train_as_one_of_many(
+    place: "Place", recipe: str, out: Path | None, overrides: list[str], is_rebuilt: bool
+) -> "Run":
+    from camelid.parallel.launch import one_of_many
+    from camelid.parallel.place import RefusedByFirstError
+    from camelid.pipeline import run_chain
+
+    with one_of_many(place):
+        try:
+            run = describe_run(recipe, out, overrides, [])
+        except UserError as error:
+            if place.is_first:
+                raise
+            raise RefusedByFirstError(str(error)) from error
+        from camelid.parallel.processes import join
+
+        with join(place) as processes:
+            run_chain(replace(run, processes=processes), "train", is_rebuilt)
+    return run
