@@ -62,6 +62,8 @@ def _describe_training(recipe: Recipe) -> dict[str, str]:
         microbatch_tokens=train.microbatch_size * train.sequence_length,
         compute_bytes=execution.compute_dtype.itemsize,
         loss_chunk_positions=CHUNK_POSITIONS,
+        recompute=train.recompute,
+        is_compiled=execution.is_compiled,
     )
     num_tokens = train.steps * train.batch_tokens
     flops = training_flops_per_token(config, train.sequence_length) * num_tokens
