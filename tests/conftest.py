@@ -1,10 +1,12 @@
 """Fixtures that every room's tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import CommandLine
+from process_pool import ProcessPool
 from tiny import write_tiny_recipe
 
 from camelid.pipeline import Run, run_chain
@@ -37,3 +39,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def camelid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Runs `camelid` in the test's own process."""
     return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[ProcessPool]:
+    """One pool of processes for all meshes, which are started when a test first needs them."""
+    processes = ProcessPool()
+    yield processes
+    processes.close()

@@ -129,7 +129,7 @@ def test_bfloat16_is_near_float32() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     model = make_model(CONFIGS["grouped"])
-    with pytest.raises(UserError, match="small.gguf cannot be loaded to cuda"):
+    with pytest.raises(UserError, match=r"small\.gguf cannot be loaded to cuda"):
         TorchRunner.load(model, 20, device="cuda" if not torch.cuda.is_available() else "cuda:99")
     with pytest.raises(UserError, match="a cache of 16,000,000,000,000 positions does not fit in the memory of cpu"):
         TorchRunner.load(model, 10**12)

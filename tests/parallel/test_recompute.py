@@ -37,12 +37,12 @@ def run(model: Transformer, is_compiled: bool = False) -> torch.Tensor:
 def count_kept_bytes(model: Transformer, dtype: torch.dtype | None = None, is_compiled: bool = False) -> int:
     """What a forward pass allocates and does not free, as the allocator tells the profiler."""
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        run(model, is_compiled).sum().backward()
+        run(model, is_compiled).sum().backward()  # type: ignore[no-untyped-call]
         with torch.profiler.profile(profile_memory=True) as profiler:
             hidden = run(model, is_compiled)
     kept = sum(event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
     del hidden
-    return kept
+    return int(kept)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_the_model_as_it_is_written(name: str, way: Recom
     expected, found = run(plain), run(model)
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
     for hidden in (expected, found):
-        hidden.square().sum().backward()
+        hidden.square().sum().backward()  # type: ignore[no-untyped-call]
     for theirs, ours in zip(plain.parameters(), model.parameters(), strict=True):
         if theirs.grad is not None:
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)

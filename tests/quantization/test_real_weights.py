@@ -36,9 +36,7 @@ def compare_with_rounding(source: StoredModel, texts: tuple[str, str], folder: P
     sizes = [sum(tensor.read().nbytes for tensor in gguf.read(path).tensors.values()) for path in paths]
     assert len(set(sizes)) == 1
     differences = [compare_logits(source, gguf.read(path), unseen[:num_tokens]) for path in paths]
-    perplexities = [differences[0].perplexities[0], *(difference.perplexities[1] for difference in differences)]
-    print("original, rounded, searched, calibrated:", perplexities)
-    return perplexities
+    return [differences[0].perplexities[0], *(difference.perplexities[1] for difference in differences)]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ def _run_again(
 ) -> Tensor:
     if not torch.is_grad_enabled():
         return forward(x, cos, sin, attend)
-    extra = {"context_fn": partial(create_selective_checkpoint_contexts, DEAR_OPERATIONS)} if is_selective else {}
+    extra: dict[str, Any] = {}
+    if is_selective:
+        extra["context_fn"] = partial(create_selective_checkpoint_contexts, DEAR_OPERATIONS)
     output: Tensor = checkpoint(forward, x, cos, sin, attend, use_reentrant=False, preserve_rng_state=False, **extra)
     return output
