@@ -94,8 +94,9 @@ def train(
         directory, kind="train", settings=recorded, inputs=inputs, seed=seed, logs=logs, is_resumable=True
     ) as draft:
         trainer = make_trainer(config, settings, data, seed, processes)
-        take_up(trainer, draft.path, identity)
+        # Before the state is taken up, whose random numbers it would move on.
         peak = measure_peak_flops(trainer.execution.device, trainer.execution.compute_dtype)
+        take_up(trainer, draft.path, identity)
         with ExitStack() as files:
             metrics, samples = _open_records(trainer, draft.path, files)
             _take_steps(_Run(trainer, draft, identity, metrics, samples, peak, sample, benchmark))
