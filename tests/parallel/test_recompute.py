@@ -1,5 +1,6 @@
 """Ways of keeping less: the same gradients, and the bytes that the plan says."""
 
+import gc
 import typing
 
 import pytest
@@ -38,8 +39,14 @@ def count_kept_bytes(model: Transformer, dtype: torch.dtype | None = None, is_co
     """What a forward pass allocates and does not free, as the allocator tells the profiler."""
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         run(model, is_compiled).sum().backward()  # type: ignore[no-untyped-call]
-        with torch.profiler.profile(profile_memory=True) as profiler:
-            hidden = run(model, is_compiled)
+        # Garbage of earlier tests that is collected meanwhile would count as freed here.
+        gc.collect()
+        gc.disable()
+        try:
+            with torch.profiler.profile(profile_memory=True) as profiler:
+                hidden = run(model, is_compiled)
+        finally:
+            gc.enable()
     kept = sum(event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
     del hidden
     return int(kept)
