@@ -21,7 +21,7 @@ TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".yml", ".cff", ".html", ".css",
 FORBIDDEN_TEXT = {
     "a path of one machine": re.compile(r"(?<![\w.])/(?:work|root|home|Users|opt|mnt|tmp)/"),
     "the host of a package index": re.compile(
-        r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.(?:org|com)"
+        r"py[p]i\.org|python[h]osted\.org|download\.py[t]orch\.org|ana[c]onda\.(?:org|com)"
     ),
     "an index address": re.compile(r"--(?:extra-)?index-[u]rl|--find-[l]inks"),
     "unfinished business": re.compile(r"\b(?:TO[D]O|FIX[M]E|XX[X])\b"),
