@@ -19,19 +19,35 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 VOCAB_SIZE = 32000
 STEPS_OF_A_TURN = 2
 
 
+class Trained(Protocol):
+    """A model and batch that all contenders train."""
+
+    @property
+    def sequence_length(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    def config(self) -> Any:
+        """The model as Camelid's configuration."""
+
+
 @dataclass(frozen=True)
 class Shape:
-    """A model and batch that all contenders train."""
+    """A preset and batch."""
 
     preset: str
     sequence_length: int
     batch_size: int
+
+    def config(self) -> Any:
+        from camelid.model.config import ModelSettings
+
+        return ModelSettings(preset=self.preset).resolve(VOCAB_SIZE)
 
 
 SHAPES = {"15m": Shape("15m", 256, 8), "110m": Shape("110m", 1024, 2)}
@@ -49,16 +65,16 @@ CONTENDERS = ("camelid", "transformers eager", "transformers compiled")
 Step = Callable[[], Any]
 
 
-def make_camelid(shape: Shape, precision: Precision) -> Step:
-    trainer = make_trainer(shape, precision)
+def make_camelid(shape: Trained, precision: Precision, **changes: Any) -> Step:
+    """A step of Camelid's trainer, with changes of its settings."""
+    trainer = make_trainer(shape, precision, **changes)
     return lambda: trainer.take_step()[0].item()
 
 
-def make_trainer(shape: Shape, precision: Precision, **changes: Any) -> Any:
+def make_trainer(shape: Trained, precision: Precision, **changes: Any) -> Any:
     """A trainer on random tokens, with changes of its settings."""
     import numpy as np
 
-    from camelid.model.config import ModelSettings
     from camelid.training.settings import TrainSettings
     from camelid.training.trainer import Data, Trainer
 
@@ -75,18 +91,16 @@ def make_trainer(shape: Shape, precision: Precision, **changes: Any) -> Any:
         precision=precision,
         **changes,
     )
-    config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
     loader: Any = RandomTokens()
-    return Trainer(config, settings, Data(loader, {}, Path(), {}), seed=1)
+    return Trainer(shape.config(), settings, Data(loader, {}, Path(), {}), seed=1)
 
 
-def make_transformers(shape: Shape, precision: Precision, is_compiled: bool) -> Step:
+def make_transformers(shape: Trained, precision: Precision, is_compiled: bool, device: str = "cpu") -> Step:
+    """A step of the same shape in transformers, with its own loss."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from camelid.model.config import ModelSettings
-
-    ours = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
+    ours = shape.config()
     config = LlamaConfig(
         hidden_size=ours.dim,
         num_hidden_layers=ours.num_layers,
@@ -97,13 +111,14 @@ def make_transformers(shape: Shape, precision: Precision, is_compiled: bool) -> 
         max_position_embeddings=ours.max_sequence_length,
         tie_word_embeddings=ours.is_head_tied,
     )
-    model: Any = LlamaForCausalLM(config)
+    with torch.device(device):
+        model: Any = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(model) if is_compiled else model
 
     def step() -> float:
-        tokens = torch.randint(0, VOCAB_SIZE, (shape.batch_size, shape.sequence_length))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        tokens = torch.randint(0, VOCAB_SIZE, (shape.batch_size, shape.sequence_length), device=device)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -160,7 +175,6 @@ def compare_with_camelid(speeds: dict[str, list[float]]) -> dict[str, float]:
 
 def compare(shape: Shape, precision: Precision, num_turns: int, num_threads: int) -> dict[str, Any]:
     """Lets the contenders and a matrix product take turns; spreads, and medians of ratios formed turn by turn."""
-    from camelid.model.config import ModelSettings
     from camelid.planning.shapes import training_flops_per_token
 
     context = multiprocessing.get_context("spawn")
@@ -185,8 +199,7 @@ def compare(shape: Shape, precision: Precision, num_turns: int, num_threads: int
         peak_bytes[contender] = connection.recv()
     for process in processes:
         process.join()
-    config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
-    flops = training_flops_per_token(config, shape.sequence_length)
+    flops = training_flops_per_token(shape.config(), shape.sequence_length)
     speeds = {name: [tokens / turn.seconds for turn in taken] for name, taken in turns.items()}
     processor_speeds = {name: [tokens / turn.processor_seconds for turn in taken] for name, taken in turns.items()}
     return {

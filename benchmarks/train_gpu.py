@@ -12,13 +12,13 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-VOCAB_SIZE = 32000
+from train_cpu import VOCAB_SIZE, make_camelid, make_transformers
+
 PEAK_FLOPS = 989e12
 """An H100's or H200's dense bfloat16 products per second, by the maker's data sheet."""
 
@@ -33,84 +33,21 @@ class Shape:
     sequence_length: int
     batch_size: int
 
+    def config(self) -> Any:
+        from camelid.model.config import ModelSettings
+
+        return ModelSettings(
+            dim=self.dim,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            max_sequence_length=self.sequence_length,
+        ).resolve(VOCAB_SIZE)
+
 
 SHAPES = {"1.3b": Shape(2048, 24, 16, 2048, 8), "7b": Shape(4096, 32, 32, 2048, 2)}
 SMOKE_SHAPES = {"tiny": Shape(64, 2, 2, 64, 2)}
 WAYS = ("none", "selective", "full", "by_hand")
 CONTENDERS = (*(f"camelid, {way}" for way in WAYS), "transformers compiled")
-
-
-def make_config(shape: Shape) -> Any:
-    """The shape as Camelid's configuration."""
-    from camelid.model.config import ModelSettings
-
-    return ModelSettings(
-        dim=shape.dim,
-        num_layers=shape.num_layers,
-        num_heads=shape.num_heads,
-        max_sequence_length=shape.sequence_length,
-    ).resolve(VOCAB_SIZE)
-
-
-def make_camelid(shape: Shape, device: str, way: str) -> Callable[[], float]:
-    """A step of Camelid's trainer on random tokens."""
-    import numpy as np
-
-    from camelid.training.settings import TrainSettings
-    from camelid.training.trainer import Data, Trainer
-
-    rng = np.random.default_rng(1)
-
-    class RandomTokens:
-        def batch(self, _step: int) -> Any:
-            return rng.integers(0, VOCAB_SIZE, (shape.batch_size, shape.sequence_length + 1))
-
-    settings = TrainSettings.model_validate(
-        {
-            "steps": 1_000_000,
-            "sequence_length": shape.sequence_length,
-            "batch_tokens": shape.batch_size * shape.sequence_length,
-            "device": device,
-            "precision": "bfloat16",
-            "recompute": way,
-        }
-    )
-    loader: Any = RandomTokens()
-    trainer = Trainer(make_config(shape), settings, Data(loader, {}, Path(), {}), seed=1)
-    return lambda: float(trainer.take_step()[0].item())
-
-
-def make_transformers(shape: Shape, device: str) -> Callable[[], float]:
-    """A step of the same shape in transformers, compiled as a whole, with its own loss."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    ours = make_config(shape)
-    config = LlamaConfig(
-        hidden_size=ours.dim,
-        num_hidden_layers=ours.num_layers,
-        num_attention_heads=ours.num_heads,
-        num_key_value_heads=ours.num_kv_heads,
-        intermediate_size=ours.ffn_hidden_dim,
-        vocab_size=VOCAB_SIZE,
-        max_position_embeddings=shape.sequence_length,
-    )
-    with torch.device(device):
-        model: Any = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    forward: Any = torch.compile(model)
-
-    def step() -> float:
-        tokens = torch.randint(0, VOCAB_SIZE, (shape.batch_size, shape.sequence_length), device=device)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss)
-
-    return step
 
 
 def work(contender: str, shape: Shape, device: str, num_steps: int, connection: Connection) -> None:
@@ -119,7 +56,10 @@ def work(contender: str, shape: Shape, device: str, num_steps: int, connection: 
 
     try:
         name, _, way = contender.partition(", ")
-        step = make_camelid(shape, device, way) if name == "camelid" else make_transformers(shape, device)
+        if name == "camelid":
+            step = make_camelid(shape, "bfloat16", device=device, recompute=way)
+        else:
+            step = make_transformers(shape, "bfloat16", is_compiled=True, device=device)
         for _ in range(3):
             step()
         seconds = []
@@ -143,7 +83,7 @@ def planned_bytes(contender: str, shape: Shape) -> int | None:
     if name != "camelid":
         return None
     return estimate_training_memory(
-        make_config(shape),
+        shape.config(),
         microbatch_tokens=shape.batch_size * shape.sequence_length,
         compute_bytes=2,
         loss_chunk_positions=CHUNK_POSITIONS,
@@ -169,7 +109,7 @@ def measure(contender: str, shape: Shape, device: str, num_steps: int) -> dict[s
         return {"failure": failure}
     tokens = shape.batch_size * shape.sequence_length
     speeds = sorted(tokens / value for value in seconds)
-    flops = training_flops_per_token(make_config(shape), shape.sequence_length)
+    flops = training_flops_per_token(shape.config(), shape.sequence_length)
     return {
         "tokens_per_second": {"min": speeds[0], "median": statistics.median(speeds), "max": speeds[-1]},
         "share_of_peak": flops * statistics.median(speeds) / PEAK_FLOPS,

@@ -78,14 +78,12 @@ def work(contender: str, shape: Shape, precision: Precision, num_threads: int, c
 
 def planned_bytes(contender: str, shape: Shape, precision: Precision) -> int | None:
     """What the plan says that a forward pass keeps; it says nothing of the partitioner's choices."""
-    from camelid.model.config import ModelSettings
     from camelid.planning.memory import kept_bytes_per_token
 
     way, _, kind = contender.rpartition(", ")
     if way not in WAYS:
         return None
-    config = ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE)
-    per_token = kept_bytes_per_token(config, 2 if precision == "bfloat16" else 4, way, kind == "compiled")  # type: ignore[arg-type]
+    per_token = kept_bytes_per_token(shape.config(), 2 if precision == "bfloat16" else 4, way, kind == "compiled")  # type: ignore[arg-type]
     return per_token * shape.batch_size * shape.sequence_length
 
 
@@ -93,7 +91,6 @@ def compare(
     names: Sequence[str], shape: Shape, precision: Precision, num_turns: int, num_threads: int
 ) -> dict[str, Any]:
     """Lets the ways take turns."""
-    from camelid.model.config import ModelSettings
     from camelid.planning.shapes import training_flops_per_token
 
     context = multiprocessing.get_context("spawn")
@@ -115,7 +112,7 @@ def compare(
         connection.send(False)
         memory[name] = {**connection.recv(), "planned_bytes": planned_bytes(name, shape, precision)}
     tokens = shape.batch_size * shape.sequence_length
-    flops = training_flops_per_token(ModelSettings(preset=shape.preset).resolve(VOCAB_SIZE), shape.sequence_length)
+    flops = training_flops_per_token(shape.config(), shape.sequence_length)
     base = turns[BASELINE]
     return {
         **asdict(shape),
