@@ -96,6 +96,7 @@ def train(
         trainer = make_trainer(config, settings, data, seed, processes)
         # Before the state is taken up, whose random numbers it would move on.
         peak = measure_peak_flops(trainer.execution.device, trainer.execution.compute_dtype)
+        torch.manual_seed(seed)  # torch's own start differs from run to run where processes form groups
         take_up(trainer, draft.path, identity)
         with ExitStack() as files:
             metrics, samples = _open_records(trainer, draft.path, files)
