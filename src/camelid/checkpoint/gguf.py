@@ -14,7 +14,6 @@ from camelid.checkpoint.bounded import show
 from camelid.checkpoint.expected import match_tensors
 from camelid.checkpoint.gguf_config import FILE_TYPES, read_config
 from camelid.checkpoint.gguf_header import GgufFile, TensorInfo, open_file, part_path, read_metadata
-from camelid.checkpoint.gguf_write import write
 from camelid.checkpoint.names import from_gguf, gguf_name, pairs_to_halves, rotary_heads
 from camelid.checkpoint.rope_factors import TENSOR_NAME as ROPE_FACTORS
 from camelid.checkpoint.stored import StoredModel, StoredTensor
@@ -61,6 +60,13 @@ def read(path: Path) -> StoredModel:
         load_tokenizer=lambda: _load_tokenizer(metadata, path),
         metadata=_describe(metadata, tensors),
     )
+
+
+def write(model: StoredModel, path: Path, encoding: str | None = None) -> None:
+    """See `gguf_write.write`."""
+    from camelid.checkpoint import gguf_write  # what only writing needs, a reader does not wait for
+
+    gguf_write.write(model, path, encoding)
 
 
 def _open_parts(path: Path) -> list[GgufFile]:

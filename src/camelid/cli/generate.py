@@ -7,6 +7,7 @@ import typer
 from camelid.cli.options import DeviceOption, DraftOption, ModelOption, RunnerOption, ThreadsOption
 
 if TYPE_CHECKING:
+    from camelid import Llama
     from camelid.inference.engine import Statistics
 
 
@@ -32,11 +33,9 @@ def generate(
     import sys
     import time
 
-    from camelid import Llama
-
-    way: dict[str, Any] = {"runner": runner, "num_threads": threads, "draft": draft}
-    llama = Llama.load(model, device, **way, max_sequences=1)
     text = sys.stdin.read() if prompt == "-" else prompt
+    way: dict[str, Any] = {"device": device, "runner": runner, "num_threads": threads, "draft": draft}
+    llama = _load_for(text, max_tokens, model, way)
     sampling = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -66,6 +65,21 @@ def generate(
     else:
         sys.stdout.write("\n")
         sys.stderr.write(_say_speed(llama.engine.statistics, **speed))
+
+
+def _load_for(text: str, max_tokens: int, model: str, way: dict[str, Any]) -> "Llama":
+    """A model whose cache is not much larger than one request: the system takes its time to find memory for more."""
+    from camelid import Llama
+    from camelid.checkpoint.find import open_model
+
+    stored = open_model(model)
+    longest = stored.config.max_sequence_length
+    context = min(longest, max(max_tokens, 1) + 2 * len(text.encode(errors="replace")) + 16)
+    llama = Llama.load(stored, **way, max_sequences=1, context=context)
+    if context < longest and len(llama.tokenizer.encode(text)) + 1 + max_tokens > context:
+        # A token stands for a byte or more, but a tokenizer may spell a character out before it cuts.
+        return Llama.load(stored, **way, max_sequences=1)
+    return llama
 
 
 def _say_speed(statistics: "Statistics", seconds: float, seconds_to_first_text: float) -> str:

@@ -45,7 +45,7 @@ class Llama:
     @classmethod
     def load(
         cls,
-        model: str | Path,
+        model: str | Path | StoredModel,
         device: str = "cpu",
         *,
         runner: RunnerName = "auto",
@@ -59,7 +59,8 @@ class Llama:
         """Loads a model.
 
         Args:
-            model: a checkpoint of any format, the folder of a run, a name, or a hub id (`checkpoint.find`).
+            model: a checkpoint of any format, the folder of a run, a name, or a hub id (`checkpoint.find`); or one
+                that is open.
             device: cpu, or cuda for torch's.
             runner: native for Camelid's kernels, torch for their twin, which runs on GPUs too; auto is native where
                 that can be.
@@ -77,7 +78,7 @@ class Llama:
         """
         from camelid.checkpoint.find import open_model
 
-        stored = open_model(model)
+        stored = model if isinstance(model, StoredModel) else open_model(model)
         positions = _choose_cache_tokens(stored.config, context, cache_tokens, max_sequences)
         sizes = {"max_sequences": max_sequences, "max_step_tokens": max_step_tokens}
         with ThreadPoolExecutor(1) as beside:  # weights are packed without Python's lock

@@ -89,7 +89,8 @@ class BytePairTokenizer(Tokenizer):
     def byte_ids(self) -> frozenset[int]:
         if not self.is_byte_level:
             return frozenset(self._ids[piece] for piece in _BYTE_PIECES)
-        return frozenset(i for i, surface in enumerate(self._surfaces) if len(surface) == 1 and surface[0] > 0x7F)
+        surfaces = ((index, self._surfaces[index]) for index in range(self.vocab_size))
+        return frozenset(index for index, surface in surfaces if len(surface) == 1 and surface[0] > 0x7F)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -138,23 +139,21 @@ class BytePairTokenizer(Tokenizer):
                 return bool(scheme != "never")
         raise ValueError("it normalises or cuts text in a way that SentencePiece models of this kind do not")
 
-    @cached_property
-    def _surfaces(self) -> Sequence[bytes]:
-        surfaces = [b""] * self.vocab_size
-        for piece, index in self._ids.items():
-            if index in self._added:
-                surfaces[index] = b"" if index in self._control_ids else piece.encode()
-            elif self.is_byte_level:
-                surfaces[index] = piece_to_bytes(piece)
-            else:
-                surfaces[index] = _BYTE_PIECES.get(piece) or piece.replace(SPACE, " ").encode()
-        return surfaces
+    def _find_surface(self, index: int) -> bytes:
+        if index in self._added:
+            return b"" if index in self._control_ids else self._added[index].content.encode()
+        piece: str | None = self._engine.id_to_token(index)
+        if piece is None:
+            return b""
+        if self.is_byte_level:
+            return piece_to_bytes(piece)
+        return _BYTE_PIECES.get(piece) or piece.replace(SPACE, " ").encode()
 
     @cached_property
     def _spaced_ids(self) -> frozenset[int]:
         if self.is_byte_level or not any(map(_drops_space, _parts(self._engine.decoder))):
             return frozenset()
-        return frozenset(index for index, surface in enumerate(self._surfaces) if surface.startswith(b" "))
+        return frozenset(index for index in range(self.vocab_size) if self._surfaces[index].startswith(b" "))
 
     def _encode(self, text: str) -> list[int]:
         return self._run(self._engine, [text])[0]

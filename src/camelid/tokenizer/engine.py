@@ -43,7 +43,7 @@ def build_engine(vocabulary: Vocabulary, *, bos: str | None) -> tokenizers.Token
 def _build_byte_level(vocabulary: MergedVocabulary) -> tokenizers.Tokenizer:
     check_merges(vocabulary.merges, set(vocabulary.pieces).difference(vocabulary.special_tokens))
     cut = find_pre_tokenizer(vocabulary.pre_tokenizer)
-    ids = {piece: index for index, piece in enumerate(vocabulary.pieces)}
+    ids = dict(zip(vocabulary.pieces, range(len(vocabulary.pieces)), strict=True))
     engine = tokenizers.Tokenizer(models.BPE(ids, list(vocabulary.merges), ignore_merges=cut.ignores_merges))
     engine.pre_tokenizer = pre_tokenizers.Sequence(list(_cutting_steps(cut)))
     engine.decoder = decoders.ByteLevel()
@@ -61,7 +61,7 @@ def _cutting_steps(cut: PreTokenizer) -> Iterable[pre_tokenizers.PreTokenizer]:
 
 
 def _build_scored(vocabulary: ScoredVocabulary) -> tokenizers.Tokenizer:
-    ids = {piece: index for index, piece in enumerate(vocabulary.pieces)}
+    ids = dict(zip(vocabulary.pieces, range(len(vocabulary.pieces)), strict=True))
     unknown = [piece for piece, index in ids.items() if vocabulary.types[index] == PieceType.UNKNOWN]
     engine = tokenizers.Tokenizer(
         models.BPE(

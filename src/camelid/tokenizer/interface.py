@@ -2,7 +2,7 @@
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 
 from camelid.errors import UserError
@@ -97,10 +97,9 @@ class Tokenizer(ABC):
             UserError: it does something that no other format can say.
         """
 
-    @property
     @abstractmethod
-    def _surfaces(self) -> Sequence[bytes]:
-        """By id, the bytes that it stands for in the middle of a text."""
+    def _find_surface(self, index: int) -> bytes:
+        """The bytes that an id stands for in the middle of a text; nothing for control ids and for holes."""
 
     @property
     @abstractmethod
@@ -156,11 +155,26 @@ class Tokenizer(ABC):
 
     def stream_decoder(self, prompt: Sequence[int] = ()) -> "StreamDecoder":
         """A decoder of ids that come one by one, after those of a prompt, whose text it does not repeat."""
-        return StreamDecoder(self._surfaces, self._is_control, self._spaced_ids, prompt)
+        return StreamDecoder(self._surfaces, self._control_ids, self._spaced_ids, prompt)
 
     @cached_property
-    def _is_control(self) -> Sequence[bool]:
-        return [index in self._control_ids and not surface for index, surface in enumerate(self._surfaces)]
+    def _surfaces(self) -> "Surfaces":
+        return Surfaces(self._find_surface, self.vocab_size)
+
+
+class Surfaces(dict[int, bytes]):
+    """What each id stands for, found when it is first asked for: a text needs few of a vocabulary."""
+
+    def __init__(self, find: Callable[[int], bytes], vocab_size: int):
+        super().__init__()
+        self._find = find
+        self._vocab_size = vocab_size
+
+    def __missing__(self, index: int) -> bytes:
+        if not 0 <= index < self._vocab_size:
+            raise ValueError(f"token id {index} is not in a vocabulary of {self._vocab_size:,}")
+        surface = self[index] = self._find(index)
+        return surface
 
 
 class StreamDecoder:
@@ -171,13 +185,13 @@ class StreamDecoder:
 
     def __init__(
         self,
-        surfaces: Sequence[bytes],
-        is_control: Sequence[bool],
+        surfaces: Surfaces,
+        control_ids: Set[int],
         spaced_ids: frozenset[int],
         prompt: Sequence[int],
     ):
         self._surfaces = surfaces
-        self._is_control = is_control
+        self._control_ids = control_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._spaced_ids = spaced_ids
         self._is_at_start = True
@@ -190,11 +204,9 @@ class StreamDecoder:
         Raises:
             ValueError: the id is not of this vocabulary.
         """
-        if not 0 <= token < len(self._surfaces):
-            raise ValueError(f"token id {token} is not in a vocabulary of {len(self._surfaces):,}")
-        if self._is_control[token]:
-            return self.flush()  # no character runs over the end of a text
         surface = self._surfaces[token]
+        if not surface and token in self._control_ids:
+            return self.flush()  # no character runs over the end of a text
         if self._is_at_start:
             self._is_at_start = False
             if token in self._spaced_ids:

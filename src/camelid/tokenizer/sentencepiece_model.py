@@ -98,15 +98,13 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(f"the SentencePiece model cannot be written in another format: {why}; keep its file")
         return file.vocabulary
 
-    @cached_property
-    def _surfaces(self) -> Sequence[bytes]:
-        surfaces = [piece.replace(SPACE, " ").encode() for piece in self._pieces]
-        for index in self._control_ids:
-            surfaces[index] = b""
-        for index in self._byte_ids:
-            surfaces[index] = bytes([int(self._pieces[index][1:-1], 16)])
-        surfaces[self._processor.unk_id()] = str(self._processor.decode([self._processor.unk_id()])).encode()
-        return surfaces
+    def _find_surface(self, index: int) -> bytes:
+        piece = self._pieces[index]
+        if index == self._processor.unk_id():
+            return str(self._processor.decode([index])).encode()
+        if index in self._control_ids:
+            return b""
+        return bytes([int(piece[1:-1], 16)]) if index in self._byte_ids else piece.replace(SPACE, " ").encode()
 
     @cached_property
     def _spaced_ids(self) -> frozenset[int]:
