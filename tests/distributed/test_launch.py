@@ -2,16 +2,14 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from launched import begin_run, children_of, started, wait_for_steps, words
 
 from camelid import artifact
 from camelid.artifact import partial_path
@@ -22,54 +20,11 @@ _MESH = ("--set", "train.mesh.shard=2")
 
 @pytest.fixture
 def run(tiny_run: Path, tmp_path: Path) -> Path:
-    """A run whose data are ready and whose training is not begun."""
-    shutil.copytree(tiny_run.parent, tmp_path / "tiny", copy_function=shutil.copy2)
-    for stage in ("train", "evaluation", "report"):
-        shutil.rmtree(tmp_path / "tiny" / "run" / stage)
-    return tmp_path / "tiny" / "run"
-
-
-def _words(run: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "camelid", "train", str(run.parent / "tiny.toml"), "--out", str(run), *words]
-
-
-@contextmanager
-def _started(run: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    command = _words(run, *words)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _wait_for_steps(run: Path, count: int) -> None:
-    metrics = partial_path(run / "train") / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def _children_of(parent: int) -> list[int]:
-    """Processes that `--processes` started, by rank."""
-    children = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                variables = dict(
-                    item.split("=", 1) for item in (entry / "environ").read_text().split("\0") if "=" in item
-                )
-                status = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (OSError, ValueError):
-                continue
-            if int(status[1]) == parent and "RANK" in variables:
-                children[int(variables["RANK"])] = int(entry.name)
-    return [pid for _, pid in sorted(children.items())]
+    return begin_run(tiny_run, tmp_path)
 
 
 def test_two_processes_train_what_one_does(run: Path, tiny_run: Path) -> None:
-    done = subprocess.run(_words(run, *_MESH, "--processes", "2"), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words(run, *_MESH, "--processes", "2"), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{run / 'train'}\n"
     assert done.stderr.count("train: building") == 1
@@ -82,7 +37,7 @@ def test_two_processes_train_what_one_does(run: Path, tiny_run: Path) -> None:
     assert [path.name for path in list_checkpoints(run / "train")] == [
         path.name for path in list_checkpoints(tiny_run / "train")
     ]
-    again = subprocess.run(_words(run, *_MESH, "--processes", "2"), capture_output=True, text=True, timeout=300)
+    again = subprocess.run(words(run, *_MESH, "--processes", "2"), capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "train: finished already" in again.stderr
 
@@ -90,7 +45,7 @@ def test_two_processes_train_what_one_does(run: Path, tiny_run: Path) -> None:
 def test_a_refusal_is_told_once(run: Path) -> None:
     shard = next((run / "dataset" / "train").glob("*.bin"))
     shard.write_bytes(shard.read_bytes()[:-2])
-    done = subprocess.run(_words(run, *_MESH, "--processes", "2"), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words(run, *_MESH, "--processes", "2"), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert [line.startswith("camelid: ") for line in done.stderr.splitlines()].count(True) == 1
     assert shard.name in done.stderr.splitlines()[-1]
@@ -99,8 +54,8 @@ def test_a_refusal_is_told_once(run: Path) -> None:
 
 def test_stopped_in_order_and_resumed_by_one_process(run: Path) -> None:
     longer = ("--set", "train.steps=300")
-    with _started(run, *_MESH, *longer, "--processes", "2") as process:
-        _wait_for_steps(run, 3)
+    with started(words(run, *_MESH, *longer, "--processes", "2")) as process:
+        wait_for_steps(run, 3)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, errors
@@ -108,8 +63,8 @@ def test_stopped_in_order_and_resumed_by_one_process(run: Path) -> None:
     step = int(list_checkpoints(partial_path(run / "train"))[-1].name.removeprefix("step-"))
     assert 0 < step < 300
     again = ("--set", f"train.steps={300}", "--set", "train.mesh.shard=1")
-    with _started(run, *again) as process:
-        _wait_for_steps(run, step + 2)
+    with started(words(run, *again)) as process:
+        wait_for_steps(run, step + 2)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
     assert f"going on from step {step}" in errors
@@ -118,9 +73,9 @@ def test_stopped_in_order_and_resumed_by_one_process(run: Path) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_others(run: Path, rank: int) -> None:
-    with _started(run, *_MESH, "--set", "train.steps=3000", "--processes", "2") as process:
-        _wait_for_steps(run, 3)
-        children = _children_of(process.pid)
+    with started(words(run, *_MESH, "--set", "train.steps=3000", "--processes", "2")) as process:
+        wait_for_steps(run, 3)
+        children = children_of(process.pid)
         os.kill(children[rank], signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
@@ -130,9 +85,9 @@ def test_a_killed_process_ends_the_others(run: Path, rank: int) -> None:
 
 
 def test_the_processes_end_with_the_one_that_started_them(run: Path) -> None:
-    with _started(run, *_MESH, "--set", "train.steps=3000", "--processes", "2") as process:
-        _wait_for_steps(run, 3)
-        children = _children_of(process.pid)
+    with started(words(run, *_MESH, "--set", "train.steps=3000", "--processes", "2")) as process:
+        wait_for_steps(run, 3)
+        children = children_of(process.pid)
         assert len(children) == 2
         process.kill()
         deadline = time.monotonic() + 30
@@ -144,7 +99,7 @@ def test_the_processes_end_with_the_one_that_started_them(run: Path) -> None:
 @pytest.mark.slow
 def test_under_torchrun(run: Path, tiny_run: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "camelid"]
-    done = subprocess.run([*torchrun, *_words(run, *_MESH)[3:]], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*torchrun, *words(run, *_MESH)[3:]], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{run / 'train'}\n"
     together, alone = artifact.verify(run / "train"), artifact.read_manifest(tiny_run / "train")

@@ -39,7 +39,7 @@ _NUM_SHOWN_LINES = 20
 class _Failure:
     """How a process ended."""
 
-    kind: Literal["refused", "killed", "defect", "stopped"]
+    kind: Literal["refused", "killed", "defect", "lost", "stopped"]
     rank: int
     seconds: float
     code: int
@@ -47,7 +47,8 @@ class _Failure:
 
 
 # What somebody can mend is told before what may have followed from it; of the same kind, the first one.
-_KINDS = ("refused", "killed", "defect", "stopped")
+_KINDS = ("refused", "killed", "defect", "lost", "stopped")
+_LOST_CODE = 128 + signal.SIGKILL
 
 
 def launch(arguments: Sequence[str], num_processes: int) -> None:
@@ -114,7 +115,7 @@ class _Children:
                 if rank not in self._ended and process.poll() is not None:
                     self._ended[rank] = time.time()
                     if process.returncode:
-                        is_orderly = process.returncode > 128
+                        is_orderly = process.returncode > 128 and process.returncode != _LOST_CODE
                         deadline = min(deadline, time.monotonic() + (_STOP_SECONDS if is_orderly else _GRACE_SECONDS))
             if time.monotonic() > deadline:
                 break
@@ -168,17 +169,26 @@ def one_of_many(place: Place) -> Iterator[None]:
             yield
         except BaseException as error:
             if folder:
-                _leave_words(Path(folder), place, error)
+                _leave_words(Path(folder), _describe(place, error))
             if isinstance(error, RefusedByFirstError):
                 sys.exit(2)
             raise
 
 
-def _leave_words(folder: Path, place: Place, error: BaseException) -> NoReturn:
-    failure = _describe(place, error)
-    partial = folder / f"{place.rank}.partial"
+def end_now(place: Place, sentence: str, is_told_here: bool) -> NoReturn:
+    """Ends this process from any thread, whatever it is waiting for, because another one is lost."""
+    if folder := os.environ.get(FAILURE_FOLDER_VARIABLE):
+        _leave_words(Path(folder), _Failure("lost", place.rank, time.time(), _LOST_CODE, sentence))
+    if is_told_here:
+        os.write(2, f"camelid: {sentence}\n".encode())
+    sys.stdout.flush()
+    os._exit(_LOST_CODE)
+
+
+def _leave_words(folder: Path, failure: _Failure) -> NoReturn:
+    partial = folder / f"{failure.rank}.partial"
     partial.write_text(json.dumps(asdict(failure)), encoding="utf-8")
-    partial.rename(folder / f"{place.rank}.json")
+    partial.rename(folder / f"{failure.rank}.json")
     # Without the interpreter's clean end, which may wait for processes that are gone.
     sys.stdout.flush()
     os._exit(failure.code)

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch.distributed.rendezvous import rendezvous
 from camelid import artifact
 from camelid.artifact import Draft
 from camelid.errors import UserError
+from camelid.parallel.launch import end_now
 from camelid.parallel.place import Place, RefusedByFirstError
+from camelid.parallel.watch import Watch, watching
 
 # The first process may build a corpus while the others wait.
 _LONGEST_WAIT = timedelta(days=90)
@@ -28,6 +31,7 @@ class Processes:
         self.place = place
         self._store = store
         self._num_waits = 0
+        self._watch: Watch | None = None
 
     @property
     def is_first(self) -> bool:
@@ -74,6 +78,27 @@ class Processes:
         flags = torch.tensor(int(flag))
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags.item())
+
+    @contextlib.contextmanager
+    def watched(self, timeout_seconds: float) -> Iterator[None]:
+        """Within it, a process that is killed, stopped or hangs ends all of them, with a sentence that names it.
+
+        Args:
+            timeout_seconds: as in `Watch`.
+        """
+        if self._store is None:
+            yield
+            return
+        with watching(self.place, self._store, timeout_seconds, partial(end_now, self.place)) as self._watch:
+            try:
+                yield
+            finally:
+                self._watch = None
+
+    def now(self, step: int, doing: str) -> None:
+        """Says what this process is doing from now on; one of the words of `watch`."""
+        if self._watch is not None:
+            self._watch.now(step, doing)
 
     @contextlib.contextmanager
     def publish(self, directory: Path, **arguments: Any) -> Iterator[Draft]:

@@ -24,6 +24,7 @@ from camelid.model.config import ModelConfig
 from camelid.model.llama import Transformer
 from camelid.parallel.place import Place
 from camelid.parallel.processes import Processes
+from camelid.parallel.watch import OTHER
 from camelid.planning.shapes import count_parameters, training_flops_per_token
 from camelid.progress import progress, say
 from camelid.training.device import Execution, measure_peak_flops
@@ -112,6 +113,7 @@ def _take_steps(run: _Run) -> None:
     trainer, settings = run.trainer, run.trainer.settings
     with (
         _stop_signals() as stop_signals,
+        trainer.processes.watched(settings.timeout_seconds),
         progress("train", settings.steps * settings.batch_tokens, "tokens", trainer.num_tokens) as advance,
     ):
         if trainer.execution.is_compiled:
@@ -179,6 +181,7 @@ def _take_step(run: _Run) -> dict[str, float]:
         loss, norm = trainer.take_step()
         measured = {"loss": loss.item(), "learning_rate": rate, "grad_norm": norm.item()}
         measured["seconds"] = time.perf_counter() - start
+    trainer.processes.now(trainer.step, OTHER)
     for record in norms:
         run.metrics.write("norms", trainer.step, **record)
     return measured

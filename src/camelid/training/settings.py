@@ -22,6 +22,8 @@ class TrainSettings(Settings):
     """Sequences that go through the model at once in a process, a divisor of its part of the batch; 0 for all of it."""
     mesh: MeshSettings = MeshSettings()
     """How the training is spread over processes."""
+    timeout_seconds: float = Field(120, ge=1)
+    """How long a process may be silent, or a step take where all were faster, before the others end and name it."""
     learning_rate: float = Field(3e-4, gt=0)
     """Peak learning rate."""
     final_learning_rate_share: float = Field(0.1, ge=0, le=1)
@@ -127,7 +129,7 @@ class TrainSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What the result depends on, apart from its last bits: a training may go on on another mesh."""
-        return self.model_dump(mode="json", exclude={"mesh"})
+        return self.model_dump(mode="json", exclude={"mesh", "timeout_seconds"})
 
 
 class InstructSettings(Settings):

@@ -21,6 +21,7 @@ from camelid.parallel.processes import Processes
 from camelid.parallel.settings import MeshSettings, refuse_unfit, refuse_wrong_count
 from camelid.parallel.spread import Spread, gather
 from camelid.parallel.tensor import overlap_in_generated_code
+from camelid.parallel.watch import COMPUTING, READING
 from camelid.parallel.whole import Whole
 from camelid.training.attention import choose_attention
 from camelid.training.device import Execution, choose_execution, use_huge_pages
@@ -106,7 +107,9 @@ class Trainer:
             Mean loss in nats per token and norm of the gradient before clipping, scalars on the device.
         """
         settings = self.settings
+        self.processes.now(self.step + 1, READING)
         batch = torch.from_numpy(self.data.loader.batch(self.data_step)).long()  # [this process's rows, T + 1]
+        self.processes.now(self.step + 1, COMPUTING)
         loss = torch.zeros((), device=self.execution.device, dtype=self.execution.weight_dtype)
         microbatches = torch.split(batch, settings.microbatch_size)
         for index, rows in enumerate(microbatches):
