@@ -79,6 +79,19 @@ def test_portable_code_gives_the_bits_of_this_processors_kernels(monkeypatch: py
     assert_same_bits((*build.native_flags(), "-DCAMELID_PORTABLE", "-O1"), "portable", monkeypatch)
 
 
+@pytest.mark.parametrize("encoding", ["q4_0", "q4_1", "q8_0"])
+def test_tile_instructions_give_the_bits_of_vectors(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(CONFIGS["grouped"], encoding)
+    without = "-mno-amx-tile" if IS_X86 else "-DCAMELID_PORTABLE"
+    vectors, expected = run_steps(model, (*build.native_flags(), without), monkeypatch)
+    emulated, logits = run_steps(model, (*build.native_flags(), "-DCAMELID_EMULATED_TILES"), monkeypatch)
+    own, own_logits = run_steps(model, None, monkeypatch)
+    assert emulated == f"{vectors} and amx"
+    assert own in (vectors, emulated)
+    np.testing.assert_array_equal(logits, expected)
+    np.testing.assert_array_equal(own_logits, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", OLD_PROCESSORS)
 def test_code_for_processors_without_fma_rounds_twice_and_is_near(flags: str, monkeypatch: pytest.MonkeyPatch) -> None:

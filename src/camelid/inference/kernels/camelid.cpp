@@ -27,7 +27,10 @@ std::unique_ptr<Matrix>& matrix_of(Model& model, int layer, int role) {
 
 }  // namespace
 
-EXPORT const char* camelid_instruction_set() { return INSTRUCTION_SET; }
+EXPORT const char* camelid_instruction_set() { 
+    static const std::string name = std::string(INSTRUCTION_SET) + (tiles::are_usable() ? " and amx" : "");
+    return name.c_str();
+}
 
 EXPORT Pool* camelid_pool_create(int num_threads) {
     return make_or_null([=] { return new Pool(num_threads); });
@@ -62,7 +65,8 @@ EXPORT int camelid_matrix_multiply(const Matrix* matrix, Pool* pool, const float
         wanted.add(matrix->kind);
         x.resize(num_tokens, matrix->num_columns, wanted);
         run(*pool, [&](int) {
-            pool->for_each(num_tokens, [&](int n) { x.put_row(n, values + size_t(n) * matrix->num_columns); });
+            const tiles::Session session;
+            pool->for_each_short(num_tokens, [&](int n) { x.put_row(n, values + size_t(n) * matrix->num_columns); });
             const Output outputs[] = {{matrix, results, matrix->num_rows}};
             multiply<Store::replace>(*pool, x, outputs);
         });

@@ -4,12 +4,13 @@
 #include <algorithm>
 
 #include "tile.h"
+#include "tile_products.h"
 
 namespace camelid {
 
 // So many tiles share what is read of a panel before the next panel's turn comes; their activations stay in the
 // second-level cache.
-constexpr int BLOCK_TILES = 16, BLOCK_TOKENS = BLOCK_TILES * MAX_TILE;
+constexpr int BLOCK_TOKENS = 16 * MAX_TILE, BLOCK_TILES = BLOCK_TOKENS / TILE_TOKENS;
 
 // Sums of products of a panel's 16 rows and the tokens of a block of tiles, [tokens][16].
 struct Sums {
@@ -18,10 +19,18 @@ struct Sums {
     void compute(const Matrix& matrix, int panel, const Activations& x, int first_tile, int last_tile) {
         const int start = x.tile_start(first_tile);
         std::fill_n(values, (x.tile_start(last_tile) - start) * LANES, 0.0f);
+        if constexpr (HAS_TILES) {
+            if (is_quantised(matrix.kind) && x.num_tokens >= tiles::FEWEST_TOKENS && tiles::are_usable())
+                return tiles::multiply_panel(matrix, panel, x, first_tile, last_tile, values);
+        }
         for (int tile = first_tile; tile < last_tile; ++tile) {
-            const MultiplyTile multiply = choose_tile_kernel(matrix.kind, x.tile_width(tile));
-            multiply(matrix.panel(panel), matrix.num_columns, x.tile(tile),
-                     values + (x.tile_start(tile) - start) * LANES);
+            const int width = x.tile_width(tile), num_parts = (width + MAX_TILE - 1) / MAX_TILE;
+            for (int part = 0; part < num_parts; ++part) {
+                const int first = part * width / num_parts, count = (part + 1) * width / num_parts - first;
+                const MultiplyTile multiply = choose_tile_kernel(matrix.kind, count);
+                multiply(matrix.panel(panel), matrix.num_columns, x.tile(tile).from(first),
+                         values + (x.tile_start(tile) + first - start) * LANES);
+            }
         }
     }
 
@@ -98,11 +107,13 @@ inline void multiply_swiglu(Pool& pool, const Activations& x, const Matrix& gate
                 gates[half].compute(gate, 2 * pair + half, x, tile, tile_end);
                 ups[half].compute(up, 2 * pair + half, x, tile, tile_end);
             }
-            const int start = x.tile_start(tile), tokens = x.tile_start(tile_end) - start;
-            for (int n = 0; n < tokens; ++n) {
-                const Float first = swiglu(gates[0].at(n), ups[0].at(n));
-                const Float second = num_halves == 2 ? swiglu(gates[1].at(n), ups[1].at(n)) : zero();
-                hidden.put(start + n, pair * GROUP, first, second);
+            for (int start = x.tile_start(tile), n = 0; tile < tile_end; ++tile) {
+                Place at = {x.tile_start(tile), x.tile_width(tile), 0};
+                for (; at.index < at.tile_width; ++at.index, ++n) {
+                    const Float first = swiglu(gates[0].at(n), ups[0].at(n));
+                    const Float second = num_halves == 2 ? swiglu(gates[1].at(n), ups[1].at(n)) : zero();
+                    hidden.put(at, pair * GROUP, first, second);
+                }
             }
         });
     });

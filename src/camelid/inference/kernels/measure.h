@@ -51,17 +51,18 @@ inline double measure_products(Pool& pool, Kind kind, int num_rounds) {
     std::vector<std::unique_ptr<Matrix>> matrices;
     Arena arena;
     for (Activations& x : inputs) {
-        x.resize(MAX_TILE, NUM_COLUMNS, wanted);
-        for (int n = 0; n < MAX_TILE; ++n) x.put_row(n, row.data());
+        x.resize(TILE_TOKENS, NUM_COLUMNS, wanted);
+        for (int n = 0; n < TILE_TOKENS; ++n) x.put_row(n, row.data());
         matrices.push_back(std::make_unique<Matrix>(kind, LANES, NUM_COLUMNS, arena));
     }
     const auto started = std::chrono::steady_clock::now();
     run(pool, [&](int thread) {
+        const tiles::Session session;
         Sums sums;
         for (int i = 0; i < num_rounds; ++i) sums.compute(*matrices[thread], 0, inputs[thread], 0, 1);
     });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-    return double(LANES) * NUM_COLUMNS * MAX_TILE * num_rounds * pool.num_threads() / seconds;
+    return double(LANES) * NUM_COLUMNS * TILE_TOKENS * num_rounds * pool.num_threads() / seconds;
 }
 
 }  // namespace camelid

@@ -74,7 +74,7 @@ private:
     template <class Put>
     void prepare(int num_tokens, Put put) {
         if (num_tokens == 1) return put(0);
-        pool.for_each(num_tokens, put);
+        pool.for_each_short(num_tokens, put);
     }
 
     float* attended_row(const Item& item, int row) {
@@ -154,11 +154,12 @@ inline void Model::reserve(const Step& step) {
 
 inline void Model::compute(const Step& step, int thread, float* logits) {
     const int num_tokens = step.num_tokens, dim = shape.dim;
+    const tiles::Session session;
     Inputs& inputs = is_alone(step) ? alone_[thread] : shared_;
     const auto normalise = [&](Activations& x, int token, int place, const std::vector<float>& gain) {
         x.put_normalised_row(place, stream_.get() + size_t(token) * dim, gain.data(), shape.norm_epsilon);
     };
-    pool.for_each(num_tokens, [&](int n) { begin(n, step); });
+    pool.for_each_short(num_tokens, [&](int n) { begin(n, step); });
     for (int index = 0; index < shape.num_layers; ++index) {
         const Layer& layer = layers[index];
         prepare(num_tokens, [&](int n) { normalise(inputs.normalised, n, n, layer.attention_gain); });
@@ -167,7 +168,7 @@ inline void Model::compute(const Step& step, int thread, float* logits) {
                                       {layer.value.get(), values_.get(), shape.kv_dim()}};
         multiply<Store::replace>(pool, inputs.normalised, projections);
         if (!is_writing_late(step)) {
-            pool.for_each(num_tokens, [&](int n) {
+            pool.for_each_short(num_tokens, [&](int n) {
                 for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) write_position(index, n, kv_head, step);
             });
         }

@@ -2,6 +2,7 @@
 // work, and then sleep. Items of a loop are taken one by one, so that a thread that is held up holds up no other.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -53,6 +54,15 @@ public:
     void for_each(int count, Body body) {
         for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < count;) body(item);
         barrier();
+    }
+
+    // The same for bodies so short that handing them out one by one would take longer than some of them.
+    template <class Body>
+    void for_each_short(int count, Body body) {
+        const int run = std::clamp(count / (4 * num_threads_), 1, 16);
+        for_each((count + run - 1) / run, [&](int item) {
+            for (int i = item * run; i < std::min((item + 1) * run, count); ++i) body(i);
+        });
     }
 
     // Waits until every thread is here.

@@ -1,4 +1,4 @@
-// The innermost products: a panel of 16 rows with a tile of up to MAX_TILE tokens.
+// The innermost products: a panel of 16 rows with up to MAX_TILE tokens of a tile.
 //
 // Every sum runs over the columns in one order, group by group or column by column, whatever the width of the tile: a
 // token's result is the same bits in any company.
@@ -47,7 +47,7 @@ template <class Type, int N>
 void multiply_float_tile(const uint8_t* panel, int num_columns, const Tile& tile, float* sums) {
     const auto* weights = reinterpret_cast<const typename Type::Stored*>(panel);
     constexpr int row_bytes = LANES * sizeof(*weights);
-    multiply_floats<Type, N, row_bytes>(weights, LANES, num_columns, tile.floats, N, 1, sums, LANES,
+    multiply_floats<Type, N, row_bytes>(weights, LANES, num_columns, tile.floats, tile.width, 1, sums, LANES,
                                         panel + PREFETCH_BYTES);
 }
 
@@ -57,8 +57,8 @@ void multiply_quantised_tile(const uint8_t* groups, int num_columns, const Tile&
     const Group& all = tile.group;
     for (int group = 0; group < num_columns / GROUP; ++group, groups += group_bytes(kind)) {
         const auto* halves = reinterpret_cast<const uint16_t*>(groups);
-        const int place = group * N;
-        prefetch<int(group_bytes(kind))>(groups);
+        const int place = group * tile.width;
+        ask_for<int(group_bytes(kind))>(groups + PREFETCH_BYTES);
         const Group x = {all.values + place * GROUP, all.words + place * GROUP, all.nibble_starts + place,
                          all.byte_starts + place};
         Int dots[N];

@@ -35,9 +35,9 @@ CAMELID_INLINE int32_t load_int32(const void* address) {
 constexpr int PREFETCH_BYTES = 2048;
 
 template <int num_bytes>
-CAMELID_INLINE void prefetch(const void* from) {
+CAMELID_INLINE void ask_for(const void* from) {
     CAMELID_UNROLL
-    for (int i = 0; i < num_bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + PREFETCH_BYTES + i);
+    for (int i = 0; i < num_bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
 }
 
 // A group of N tokens' activations.

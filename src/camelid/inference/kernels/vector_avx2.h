@@ -86,6 +86,15 @@ CAMELID_INLINE void store_bytes(int8_t* to, Int x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(narrow(x.low), narrow(x.high)));
 }
 
+// Sums of 32 columns: of the columns 0 and 1, and of the columns 2 and 3, of each four.
+CAMELID_INLINE void sum_columns(Int first, Int second, int32_t (&sums)[2]) {
+    const __m256i low = _mm256_add_epi32(first.low, second.low), high = _mm256_add_epi32(first.high, second.high);
+    const __m256i eight = _mm256_add_epi32(low, high);
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_hadd_epi32(four, four);
+    sums[0] = _mm_cvtsi128_si32(two), sums[1] = _mm_extract_epi32(two, 1);
+}
+
 // ---- dot products of a group -------------------------------------------------------------------------------------
 
 constexpr int MAX_TILE = 6;

@@ -74,6 +74,15 @@ CAMELID_INLINE void store_bytes(int8_t* to, Int x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(x.x));
 }
 
+// Sums of 32 columns: of the columns 0 and 1, and of the columns 2 and 3, of each four.
+CAMELID_INLINE void sum_columns(Int first, Int second, int32_t (&sums)[2]) {
+    const __m512i all = _mm512_add_epi32(first.x, second.x);
+    const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_hadd_epi32(four, four);
+    sums[0] = _mm_cvtsi128_si32(two), sums[1] = _mm_extract_epi32(two, 1);
+}
+
 // ---- dot products of a group -------------------------------------------------------------------------------------
 
 CAMELID_INLINE int32_t make_nibble_start(int first, int second) { return -8 * (first + second); }

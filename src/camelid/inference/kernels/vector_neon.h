@@ -111,6 +111,14 @@ CAMELID_INLINE void store_bytes(int8_t* to, Int x) {
     vst1q_s8(to, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
 
+// Sums of 32 columns: of the columns 0 and 1, and of the columns 2 and 3, of each four.
+CAMELID_INLINE void sum_columns(Int first, Int second, int32_t (&sums)[2]) {
+    int32x4_t four = vdupq_n_s32(0);
+    for (int i = 0; i < QUARTERS; ++i) four = vaddq_s32(four, vaddq_s32(first.quarter[i], second.quarter[i]));
+    const int32x4_t two = vpaddq_s32(four, four);
+    sums[0] = vgetq_lane_s32(two, 0), sums[1] = vgetq_lane_s32(two, 1);
+}
+
 // ---- dot products of a group -------------------------------------------------------------------------------------
 
 CAMELID_INLINE int32_t make_nibble_start(int first, int second) { return -8 * (first + second); }

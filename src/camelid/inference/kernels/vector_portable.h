@@ -101,6 +101,12 @@ CAMELID_INLINE void store_bytes(int8_t* to, Int x) {
     for (int i = 0; i < LANES; ++i) to[i] = int8_t(x.lane[i] > 127 ? 127 : x.lane[i] < -128 ? -128 : x.lane[i]);
 }
 
+// Sums of 32 columns: of the columns 0 and 1, and of the columns 2 and 3, of each four.
+CAMELID_INLINE void sum_columns(Int first, Int second, int32_t (&sums)[2]) {
+    sums[0] = sums[1] = 0;
+    for (int i = 0; i < LANES; ++i) sums[i % 4 / 2] += first.lane[i] + second.lane[i];
+}
+
 // ---- dot products of a group -------------------------------------------------------------------------------------
 
 CAMELID_INLINE int32_t make_nibble_start(int first, int second) { return -8 * (first + second); }
