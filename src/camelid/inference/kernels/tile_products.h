@@ -11,7 +11,7 @@ namespace camelid {
 
 namespace tiles {
 
-constexpr int CHUNK_GROUPS = 32;
+constexpr int CHUNK_GROUPS = 32, CHUNK_GROUPS_OF_ONE_TILE = 8;
 
 // Fewer tokens than this are quicker without.
 constexpr int FEWEST_TOKENS = 4;
@@ -77,8 +77,9 @@ template <Kind kind>
 void multiply_panel(const uint8_t* panel, const Activations& x, int first_tile, int end_tile, float* sums) {
     const int num_groups = x.num_columns / GROUP, start = x.tile_start(first_tile);
     Chunk chunk;
-    for (int group = 0; group < num_groups; group += CHUNK_GROUPS) {
-        const int count = std::min(CHUNK_GROUPS, num_groups - group);
+    const int length = end_tile - first_tile == 1 ? CHUNK_GROUPS_OF_ONE_TILE : CHUNK_GROUPS;
+    for (int group = 0; group < num_groups; group += length) {
+        const int count = std::min(length, num_groups - group);
         chunk.fill<kind>(panel + group * group_bytes(kind), count);
         for (int tile = first_tile; tile < end_tile; ++tile) {
             const int width = x.tile_width(tile);
@@ -86,7 +87,7 @@ void multiply_panel(const uint8_t* panel, const Activations& x, int first_tile, 
                                   : width > 8 ? &Chunk::multiply<kind, 12>
                                               : &Chunk::multiply<kind, 8>;
             (chunk.*multiply)(group, count, x.tile(tile), width, sums + (x.tile_start(tile) - start) * LANES,
-                              panel + (group + CHUNK_GROUPS) * group_bytes(kind));
+                              panel + (group + length) * group_bytes(kind));
         }
     }
 }
