@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -22,6 +24,7 @@ from camelid.parallel.watch import Watch, watching
 
 # The first process may build a corpus while the others wait.
 _LONGEST_WAIT = timedelta(days=90)
+_SECONDS_BETWEEN_LOOKS = 0.02
 
 
 class Processes:
@@ -130,8 +133,36 @@ def join(place: Place, timeout: timedelta = timedelta(minutes=30)) -> Iterator[P
         yield Processes(place, None)
         return
     store, _, _ = next(rendezvous("env://"))
-    with join_store(place, store, timeout) as processes:
+    with join_store(place, _begin_anew(place, store, timeout), timeout) as processes:
         yield processes
+
+
+def _begin_anew(place: Place, store: Store, timeout: timedelta) -> Store:
+    """The part of a store that is these processes' own.
+
+    torchrun starts processes again with the store of those that were killed, where the old addresses would be found;
+    and the machines count their attempts apart. So each process greets with a word that nobody used before, the first
+    one answers to all such words with its own, and that one is the name of the attempt.
+    """
+    own = uuid4().hex
+    if not place.is_first:
+        store.set(f"camelid/greeting/{place.rank}", own)
+        answer = f"camelid/answer/{own}"
+        store.wait([answer], timeout)
+        attempt = store.get(answer).decode()
+        store.add(f"camelid/joined/{attempt}", 1)
+        return PrefixStore(f"camelid/attempt/{attempt}", store)
+    answered = set()
+    deadline = time.monotonic() + timeout.total_seconds()
+    while store.add(f"camelid/joined/{own}", 0) < place.num_processes - 1:
+        for key in (f"camelid/greeting/{rank}" for rank in range(1, place.num_processes)):
+            if store.check([key]) and (greeting := store.get(key).decode()) not in answered:
+                answered.add(greeting)
+                store.set(f"camelid/answer/{greeting}", own)
+        if time.monotonic() > deadline:
+            raise UserError(f"fewer than {place.num_processes:,} processes have come; start all of them again")
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return PrefixStore(f"camelid/attempt/{own}", store)
 
 
 @contextlib.contextmanager
