@@ -1,8 +1,8 @@
 // What goes into linear layers: N tokens of K values, as int8 in groups of 32 with a float scale each, as float, or
 // both.
 //
-// Tokens stand in tiles of at most TILE_TOKENS. A tile of W tokens holds, one group after the other: values [K/32][W][32], words [K/32][W][32], and scales, sums and starts [K/32][W]; floats
-// [K][W].
+// Tokens stand in tiles of at most TILE_TOKENS. A tile of W tokens holds, one group after the other: values
+// [K/32][W][32], words [K/32][W][32], and scales, sums and starts [K/32][W]; floats [K][W].
 #pragma once
 
 #include "matrix.h"

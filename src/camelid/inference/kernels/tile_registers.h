@@ -4,7 +4,8 @@
 
 #include "vector.h"
 
-#if defined(__AMX_INT8__) && defined(__AMX_TILE__) && defined(__linux__) && !defined(CAMELID_PORTABLE) && !defined(CAMELID_EMULATED_TILES)
+#if defined(__AMX_INT8__) && defined(__AMX_TILE__) && defined(__linux__) && \
+    !defined(CAMELID_PORTABLE) && !defined(CAMELID_EMULATED_TILES)
 #define CAMELID_AMX
 #include <sys/syscall.h>
 #include <unistd.h>

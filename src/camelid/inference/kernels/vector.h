@@ -30,14 +30,20 @@ CAMELID_INLINE int32_t load_int32(const void* address) {
     return value;
 }
 
-// Weights are asked for so far ahead of their use: further than a processor looks ahead by itself, which brings
-// decoding from 70 to 90 % of the speed of merely reading them.
-constexpr int PREFETCH_BYTES = 2048;
+// Weights are asked for so far ahead of their use, further than a processor looks ahead by itself: with 2 KiB decoding
+// goes from 70 to 90 % of the speed of merely reading them on AMD's Zen. Intel's servers want more of them on the way
+// than the first-level cache can wait for.
+#ifdef __AMX_TILE__
+constexpr int PREFETCH_BYTES = 8192, PREFETCH_LOCALITY = 2;
+#else
+constexpr int PREFETCH_BYTES = 2048, PREFETCH_LOCALITY = 3;
+#endif
 
 template <int num_bytes>
 CAMELID_INLINE void ask_for(const void* from) {
     CAMELID_UNROLL
-    for (int i = 0; i < num_bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
+    for (int i = 0; i < num_bytes; i += 64)
+        __builtin_prefetch(static_cast<const char*>(from) + i, 0, PREFETCH_LOCALITY);
 }
 
 // A group of N tokens' activations.
