@@ -1,0 +1,108 @@
+"""What look-up gains where a text repeats its prompt, and costs elsewhere: python benchmarks/inference_lookup.py DATA
+
+SmolLM2 is asked to write passages again, to correct them, to sum them up, and to write functions again with type hints;
+and it goes on where passages and functions end. Each text is written without guesses and with them, in turn, and must
+be the same. Rows are those beyond one a token.
+"""
+
+import argparse
+import gzip
+import heapq
+import inspect
+import json
+import platform
+import random
+import shlex
+import statistics
+import tarfile
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from camelid import Llama
+from camelid.inference.request import SamplingSettings
+from camelid.processor import processor_name
+from camelid.tokenizer.chat import render_chat
+
+MODEL = "smollm2-135m-instruct"
+NUM_TOKENS = 300
+FUNCTIONS = (heapq.merge, heapq.nsmallest, random.Random.sample, shlex.split, statistics.quantiles, textwrap.wrap)
+PROSE = {
+    "repeat": "Repeat this text word for word:\n\n{}",
+    "correct": "Correct the spelling and grammar of this text and write it out in full:\n\n{}",
+    "sum up": "Summarize this text, quoting its own sentences:\n\n{}",
+}
+CODE = {
+    "repeat": "Repeat this Python code exactly:\n\n```python\n{}\n```",
+    "edit": "Add type hints to this Python code and write it out in full:\n\n```python\n{}\n```",
+}
+
+
+def make_prompts(llama: Llama, data: Path) -> Iterator[tuple[str, list[int]]]:
+    """Kind and tokens of each prompt."""
+    with gzip.open(data / "text" / "wikitext-2-raw" / "wiki.test.raw.gz", "rt", encoding="utf-8") as file:
+        articles = file.read(400_000)
+    with tarfile.open(data / "text" / "english_novels.tar.gz") as archive:
+        novel = archive.extractfile(next(member for member in archive if member.isfile()))
+        assert novel is not None
+        texts = {"articles": articles, "novel": novel.read()[50_000:400_000].decode(errors="ignore")}
+    rng = random.Random(3)
+    sources = {
+        name: rng.sample([line for line in map(str.strip, text.splitlines()) if 600 < len(line) < 1200], 4)
+        for name, text in texts.items()
+    }
+    sources["code"] = [textwrap.dedent(inspect.getsource(function)) for function in FUNCTIONS]
+    for name, passages in sources.items():
+        for task, words in (CODE if name == "code" else PROSE).items():
+            for text in passages:
+                yield f"{task} {name}", render_chat(llama.tokenizer, [{"role": "user", "content": words.format(text)}])
+        for text in passages:
+            yield f"go on with {name}", llama.tokenizer.encode(text)[:300]
+
+
+def write(llama: Llama, prompt: list[int], settings: SamplingSettings) -> tuple[list[int], float, int]:
+    """The tokens, the seconds from the first to the last, and the rows beyond one a token."""
+    before = llama.engine.statistics
+    lost = before.num_drafted - before.num_accepted
+    tokens: list[int] = []
+    start = 0.0
+    for token in llama.stream_ids(prompt, settings):
+        start = start or time.perf_counter()
+        tokens.append(token)
+    after = llama.engine.statistics
+    return tokens, time.perf_counter() - start, after.num_drafted - after.num_accepted - lost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Gain and cost of look-up.")
+    parser.add_argument("data", type=Path, help="The folder of data that lies beside the checkout.")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    plain, drafting = (Llama.load(MODEL, draft=draft, max_sequences=1) for draft in ("none", "lookup"))
+    greedy = SamplingSettings(temperature=0, max_tokens=NUM_TOKENS)
+    sampled = SamplingSettings(temperature=0.8, max_tokens=NUM_TOKENS)  # greedy text that goes on ends in a loop
+    sums: dict[str, list[float]] = {}
+    for kind, prompt in make_prompts(plain, arguments.data):
+        settings = sampled if kind.startswith("go on") else greedy
+        tokens, seconds, _ = write(plain, prompt, settings)
+        found, seconds_drafting, lost = write(drafting, prompt, settings)
+        assert found == tokens, f"{kind}: another text with guesses"
+        measured = (len(tokens), seconds, seconds_drafting, lost)
+        sums[kind] = [a + b for a, b in zip(sums.get(kind, [0.0] * 4), measured, strict=True)]
+    figures = {}
+    for kind, (written, alone, guided, extra) in sums.items():
+        figures[kind] = {
+            "tokens": int(written),
+            "tokens_per_second": round(written / alone, 1),
+            "times": round(alone / guided, 3),
+            "extra_rows": round(extra / written, 4),
+        }
+        print(f"{kind:20}", *(f"{name} {value}" for name, value in figures[kind].items()))
+    if arguments.out:
+        about = {"processor": processor_name(), "python": platform.python_version(), "model": MODEL}
+        arguments.out.write_text(json.dumps({**about, "kinds": figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
