@@ -12,6 +12,7 @@ from camelid.model.config import ModelConfig
 from camelid.parallel.processes import Processes
 from camelid.parallel.settings import MeshSettings
 from camelid.parallel.spread import gather
+from camelid.training.norms import measure_norms
 from camelid.training.settings import TrainSettings
 from camelid.training.trainer import Data, Trainer
 
@@ -91,6 +92,19 @@ def train(
         weights = dict(gather(trainer.weights(), processes.is_first))
         moments = dict(gather(trainer.moments(), processes.is_first))
     return Result(losses, norms, held_out, weights, moments) if processes.is_first else None
+
+
+def measure(
+    processes: Processes, config: ModelConfig, settings: TrainSettings, num_steps: int
+) -> tuple[list[list[dict[str, Any]]], list[float]]:
+    """Norms of the layers at each of some steps, and the losses of those steps."""
+    trainer = make_trainer(processes, config, settings)
+    records, losses = [], []
+    for _ in range(num_steps):
+        with measure_norms(trainer, True) as norms:
+            losses.append(trainer.take_step()[0].item())
+        records.append(norms)
+    return records, losses
 
 
 def trace_step(

@@ -95,11 +95,9 @@ class Spread:
             is_masked: whether some targets are IGNORED.
         """
         settings = self.mesh.settings
-        positions = None
+        hidden = self.hidden_states(inputs)
         if settings.context > 1:
-            positions = own_positions(inputs.shape[1], settings.context, self.mesh.context_rank, inputs.device)
-            inputs, targets = inputs[:, positions], targets[:, positions]
-        hidden = self.model.hidden_states(inputs, attend=self._attend, positions=positions)
+            targets = targets[:, self._own_positions(targets)]
         if settings.tensor > 1:
             hidden = gather_positions(hidden, self.mesh.tensor_group)
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
@@ -112,9 +110,46 @@ class Spread:
         rows = -(-self.model.config.vocab_size // settings.tensor)
         return divided_cross_entropy(hidden, head, targets, self.mesh.tensor_rank * rows, self.mesh.tensor_group)
 
-    def total(self, value: Tensor) -> Tensor:
-        """The sum of what each process has for the positions that it holds."""
-        return self.mesh.sum_over(value, "shard", "replicate")
+    def hidden_states(self, inputs: Tensor) -> Tensor:
+        """What the head sees, of the positions that this process holds: [B, their number, D]."""
+        positions = None
+        if self.mesh.settings.context > 1:
+            positions = self._own_positions(inputs)
+            inputs = inputs[:, positions]
+        return self.model.hidden_states(inputs, attend=self._attend, positions=positions)
+
+    def _own_positions(self, tokens: Tensor) -> Tensor:
+        return own_positions(tokens.shape[1], self.mesh.settings.context, self.mesh.context_rank, tokens.device)
+
+    def total(self, value: Tensor, is_of_stream: bool = False) -> Tensor:
+        """The sum of what each process has for the positions that it holds.
+
+        Args:
+            is_of_stream: whether it belongs to the residual stream, of which neighbours on the tensor axis hold
+                different positions.
+        """
+        return self.mesh.sum_over(value, "shard", "replicate", *(["tensor"] if is_of_stream else []))
+
+    @torch.no_grad()
+    def complete_gradient(self) -> None:
+        """Adds up what the backward passes have left apart; once a step, before the gradient is read."""
+        whole, _ = self._gradients()
+        if self.mesh.settings.tensor > 1:
+            # Each process has seen its own positions; the sum is taken in one piece.
+            together = self.mesh.sum_over(torch.cat([gradient.flatten() for gradient in whole]), "tensor")
+            pieces = torch.split(together, [gradient.numel() for gradient in whole])
+            torch._foreach_copy_(whole, [p.view_as(g) for p, g in zip(pieces, whole, strict=True)])
+
+    @torch.no_grad()
+    def norms(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        """The norms of weights, or of what belongs to them, by name and as wholes; the same in every process."""
+        squares = torch.zeros(len(tensors), dtype=torch.float64, device=self._device)
+        for index, (name, tensor) in enumerate(tensors.items()):
+            local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            if self._layouts[name].divided is not None or self.mesh.tensor_rank == 0:
+                squares[index] = torch.linalg.vector_norm(local, dtype=torch.float64).square()
+        norms = self.mesh.sum_over(squares, "shard", "tensor").sqrt()
+        return dict(zip(tensors, norms.tolist(), strict=True))
 
     @torch.no_grad()
     def clip(self, largest: float) -> Tensor:
@@ -124,11 +159,6 @@ class Spread:
             Norm before, the same in every process; a weight counts once, however many processes hold it.
         """
         whole, divided = self._gradients()
-        if self.mesh.settings.tensor > 1:
-            # Each process has seen its own positions; the sum is taken once a step, in one piece.
-            together = self.mesh.sum_over(torch.cat([gradient.flatten() for gradient in whole]), "tensor")
-            pieces = torch.split(together, [gradient.numel() for gradient in whole])
-            torch._foreach_copy_(whole, [p.view_as(g) for p, g in zip(pieces, whole, strict=True)])
         counted = [*divided, *(whole if self.mesh.tensor_rank == 0 else [])]
         norms = torch.stack(torch._foreach_norm(counted)) if counted else torch.zeros(1, device=self._device)
         squares = self.mesh.sum_over(norms.double().square().sum(), "shard", "tensor")

@@ -36,16 +36,29 @@ class Whole:
 
     def sum_loss(self, inputs: Tensor, targets: Tensor, loss: Loss, is_masked: bool = False) -> Tensor:
         """Cross-entropy summed over all positions; arguments as in `Spread.sum_loss`."""
-        hidden = self.model.hidden_states(inputs, attend=self._attend).flatten(0, 1)
+        hidden = self.hidden_states(inputs).flatten(0, 1)
         targets = targets.flatten()
         if is_masked:
             is_scored = targets != IGNORED
             hidden, targets = hidden[is_scored], targets[is_scored]
         return loss(hidden, self.model.output.weight, targets)
 
-    def total(self, value: Tensor) -> Tensor:
+    def hidden_states(self, inputs: Tensor) -> Tensor:
+        """What the head sees: [B, T, D]."""
+        return self.model.hidden_states(inputs, attend=self._attend)
+
+    def total(self, value: Tensor, is_of_stream: bool = False) -> Tensor:
         """All there is is here."""
         return value
+
+    def complete_gradient(self) -> None:
+        """It is complete."""
+
+    @torch.no_grad()
+    def norms(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        """The norms of weights, or of what belongs to them, by name."""
+        norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors.values()]
+        return dict(zip(tensors, torch.stack(norms).tolist(), strict=True))
 
     def clip(self, largest: float) -> Tensor:
         """Scales the whole gradient down to a norm of `largest` at most; returns the norm before."""

@@ -1,7 +1,8 @@
 """Norms layer by layer: where a gradient vanishes or explodes shows here long before the loss tells."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -28,9 +29,11 @@ def measure_norms(trainer: Trainer, is_wanted: bool) -> Iterator[Norms]:
     activations = _activation_rms(trainer)
 
     def observe() -> None:
-        weights, gradients = _norms_by_layer(trainer.model, False), _norms_by_layer(trainer.model, True)
-        for layer, weight in weights.items():
-            norms.append({"layer": layer, "weight_norm": weight, "grad_norm": gradients[layer]})
+        parameters = dict(trainer.model.named_parameters())
+        gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+        weight_norms, gradient_norms = _norms_by_layer(trainer, parameters), _norms_by_layer(trainer, gradients)
+        for layer, weight_norm in weight_norms.items():
+            norms.append({"layer": layer, "weight_norm": weight_norm, "grad_norm": gradient_norms[layer]})
             if layer in activations:
                 norms[-1]["activation_rms"] = activations[layer]
 
@@ -41,13 +44,11 @@ def measure_norms(trainer: Trainer, is_wanted: bool) -> Iterator[Norms]:
         trainer.observe_gradients = None
 
 
-def _norms_by_layer(model: nn.Module, is_gradient: bool) -> dict[str, float]:
-    squares: dict[str, list[Tensor]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        tensor = parameter.grad if is_gradient else parameter.detach()
-        assert tensor is not None, name
-        squares[_layer_of(name)].append(_whole(torch.linalg.vector_norm(tensor.float())).square())
-    return {layer: torch.stack(parts).sum().sqrt().item() for layer, parts in squares.items()}
+def _norms_by_layer(trainer: Trainer, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    norms: dict[str, list[float]] = defaultdict(list)
+    for name, norm in trainer.spread.norms(tensors).items():
+        norms[_layer_of(name)].append(norm)
+    return {layer: math.hypot(*parts) for layer, parts in norms.items()}
 
 
 def _layer_of(parameter: str) -> str:
@@ -55,18 +56,13 @@ def _layer_of(parameter: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "layers" else parts[0]
 
 
-def _whole(norm: Tensor) -> Tensor:
-    """The norm over all processes, where the tensor is spread over several."""
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-
-
 @torch.no_grad()
 def _activation_rms(trainer: Trainer) -> dict[str, float]:
     """Of the residual stream after the embedding, each layer and the last norm."""
-    found: dict[str, float] = {}
+    squares: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        found[name] = output.float().square().mean().sqrt().item()
+        squares[name] = output.double().square().sum()
 
     watched = {
         name: module
@@ -75,10 +71,15 @@ def _activation_rms(trainer: Trainer) -> dict[str, float]:
     }
     hooks = [module.register_forward_hook(partial(keep, name)) for name, module in watched.items()]
     try:
-        row = torch.from_numpy(trainer.data.loader.batch(trainer.data_step)[:1]).long()
+        row = torch.from_numpy(trainer.data.loader.batch(trainer.data_step)[:1]).long()[:, :-1]  # [1, T]
         with torch.compiler.set_stance("force_eager"), trainer.execution.autocast():
-            trainer.model.hidden_states(row[:, :-1].to(trainer.execution.device))
+            trainer.spread.hidden_states(row.to(trainer.execution.device))
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    trainer.spread.forget_gathered()
+    # All processes go through their first row, for they need one another; one row is measured.
+    has_first_row = trainer.settings.mesh.data_share(trainer.processes.place.rank)[0] == 0
+    totals = trainer.spread.total(torch.stack(list(squares.values())) * has_first_row, is_of_stream=True)
+    rms = (totals / (row.numel() * trainer.config.dim)).sqrt()
+    return dict(zip(squares, rms.tolist(), strict=True))

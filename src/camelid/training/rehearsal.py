@@ -132,6 +132,7 @@ def _take_step(spread: Spread, settings: TrainSettings, compute_dtype: torch.dty
         ledger.multiply(num_microbatches - 1)
     kept, gathered = run_microbatch(is_last=True)
     gradients = _num_bytes(parameter.grad for parameter in model.parameters())
+    spread.complete_gradient()
     spread.clip(settings.gradient_clip)
     optimizer.step()
     moments = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))

@@ -106,8 +106,6 @@ class TrainSettings(Settings):
             )
         if self.recompute == "by_hand" and self.mesh.context > 1:
             raise ValueError('recompute "by_hand" does not know mesh.context; set recompute to "selective"')
-        if self.norm_interval and self.mesh.num_processes > 1:
-            raise ValueError("norm_interval is for one process, whose layers are whole; set it to 0 on a mesh")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps:,} must be below steps {self.steps:,}")
         return self

@@ -115,6 +115,7 @@ class Trainer:
         for index, rows in enumerate(microbatches):
             self.spread.begin_microbatch(index == len(microbatches) - 1)
             loss += self._accumulate(rows.to(self.execution.device, non_blocking=True))
+        self.spread.complete_gradient()
         if self.observe_gradients is not None:
             self.observe_gradients()
         norm = self.spread.clip(settings.gradient_clip)
