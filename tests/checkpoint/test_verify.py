@@ -56,6 +56,10 @@ def test_perplexity_is_that_of_torch(model: StoredModel) -> None:
     logits = load_transformer(model)(torch.tensor([tokens]))[0]
     loss = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(tokens[1:]))
     assert compare_logits(model, model, tokens).perplexities[0] == pytest.approx(loss.exp().item(), rel=1e-5)
+    # The same tokens, of which the first begins the only window.
+    found = compare_logits(model, model, tokens[1:], bos_id=tokens[0])
+    assert found.perplexities[0] == pytest.approx(loss.exp().item(), rel=1e-5)
+    assert (found.num_tokens, found.agreement) == (26, 1)
 
 
 def test_values_that_are_not_finite_are_refused(model: StoredModel) -> None:

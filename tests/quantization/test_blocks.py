@@ -7,7 +7,7 @@ from torch import Tensor
 
 from camelid.encoding import ENCODINGS, decode, encode
 from camelid.quantization.blocks import pack, search
-from camelid.quantization.feedback import BLOCK, factorise, quantise
+from camelid.quantization.feedback import BLOCK, factorise, quantise, weigh_by_size
 
 FORMATS = ("q8_0", "q4_0", "q4_1")
 
@@ -64,6 +64,17 @@ def test_what_counts_more_is_nearer() -> None:
     weights[0, 5] = 50
     uneven = (search(values, weights, "q4_0").decode() - values).square()
     assert float(uneven[:, 5].mean()) < 0.5 * float(even[:, 5].mean())
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q4_1"])
+def test_without_inputs_large_values_are_kept_better(name: str) -> None:
+    values = random_blocks(2000).reshape(200, -1)
+    is_large = values.abs() > 2 * values.square().mean(-1, keepdim=True).sqrt()
+    by_size = (quantise(values, None, name).decode().view_as(values) - values).square()
+    even = (search(values.reshape(-1, BLOCK), torch.ones(1, BLOCK), name).decode().view_as(values) - values).square()
+    assert float(by_size[is_large].mean()) < 0.92 * float(even[is_large].mean())
+    assert float(by_size.mean()) < 1.05 * float(even.mean())
+    torch.testing.assert_close(weigh_by_size(torch.tensor([[7.0, -1.0]])), torch.tensor([[12.0, 6.0]]))
 
 
 @pytest.mark.parametrize("name", FORMATS)

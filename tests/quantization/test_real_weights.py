@@ -13,7 +13,7 @@ from camelid.checkpoint import gguf
 from camelid.checkpoint.find import open_model
 from camelid.checkpoint.load import load_transformer
 from camelid.checkpoint.stored import StoredModel
-from camelid.checkpoint.verify import compare_logits
+from camelid.checkpoint.verify import LogitDifference, compare_logits
 from camelid.quantization.quantise import quantise_model
 from camelid.quantization.settings import QuantisationSettings
 
@@ -24,8 +24,10 @@ def read_texts(path: Path) -> tuple[str, str]:
     return text[: len(text) // 2], text[len(text) // 2 :]
 
 
-def compare_with_rounding(source: StoredModel, texts: tuple[str, str], folder: Path, num_tokens: int) -> list[float]:
-    """Perplexities of the model as it is, rounded as ggml rounds, with searched scales, and calibrated."""
+def compare_with_rounding(
+    source: StoredModel, texts: tuple[str, str], folder: Path, num_tokens: int
+) -> list[LogitDifference]:
+    """The model beside itself rounded as ggml rounds, with searched scales, and calibrated."""
     tokenizer = source.load_tokenizer()
     seen, unseen = map(tokenizer.encode, texts)
     settings = QuantisationSettings(encoding="q4_0", head_encoding="same", calibration_tokens=8192, window=256)
@@ -35,17 +37,19 @@ def compare_with_rounding(source: StoredModel, texts: tuple[str, str], folder: P
     quantise_model(source, paths[2], settings, seen)
     sizes = [sum(tensor.read().nbytes for tensor in gguf.read(path).tensors.values()) for path in paths]
     assert len(set(sizes)) == 1
-    differences = [compare_logits(source, gguf.read(path), unseen[:num_tokens]) for path in paths]
-    return [differences[0].perplexities[0], *(difference.perplexities[1] for difference in differences)]
+    return [compare_logits(source, gguf.read(path), unseen[:num_tokens], tokenizer.bos_id) for path in paths]
 
 
 @pytest.mark.slow
 def test_stories_in_four_bits(shared_data: Path, tmp_path: Path) -> None:
     source = open_model(shared_data / "models" / "stories15M" / "stories15M.bin.gz")
     texts = read_texts(shared_data / "text" / "tinystories_sample.txt.gz")
-    original, rounded, searched, calibrated = compare_with_rounding(source, texts, tmp_path, 16_384)
-    assert original < calibrated < min(searched, rounded)
-    assert calibrated - original < 0.75 * (rounded - original)
+    rounded, searched, calibrated = compare_with_rounding(source, texts, tmp_path, 16_384)
+    original = rounded.perplexities[0]
+    assert original < calibrated.perplexities[1] < searched.perplexities[1] < rounded.perplexities[1]
+    assert calibrated.perplexities[1] - original < 0.75 * (rounded.perplexities[1] - original)
+    assert calibrated.kl_nats < 0.8 * rounded.kl_nats
+    assert searched.kl_nats < 0.95 * rounded.kl_nats
 
 
 @pytest.mark.slow

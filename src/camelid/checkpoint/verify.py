@@ -88,11 +88,14 @@ def compare_tensors(first: StoredModel, second: StoredModel) -> Iterator[TensorD
 
 
 @torch.inference_mode()
-def compare_logits(first: StoredModel, second: StoredModel, tokens: Sequence[int]) -> LogitDifference:
+def compare_logits(
+    first: StoredModel, second: StoredModel, tokens: Sequence[int], bos_id: int | None = None
+) -> LogitDifference:
     """Runs both models in float32 on the same tokens, read as windows of 256.
 
     Args:
         tokens: [T], at least two.
+        bos_id: begins each window, for models whose texts begin so; it is never scored.
 
     Raises:
         UserError: there are too few tokens, or one is in no vocabulary of the two.
@@ -107,23 +110,26 @@ def compare_logits(first: StoredModel, second: StoredModel, tokens: Sequence[int
             )
     models = [load_transformer(model) for model in (first, second)]
     length = min(_TOKENS_AT_ONCE, *(model.config.max_sequence_length for model in (first, second)))
-    num_scored = num_equal = 0
+    num_rows = num_scored = num_equal = 0
     largest = divergence = 0.0
     nats = torch.zeros(2, dtype=torch.float64)
-    for window in torch.split(torch.tensor(tokens), length):
+    start = torch.tensor([] if bos_id is None else [bos_id], dtype=torch.int64)
+    for piece in torch.split(torch.tensor(tokens), length - len(start)):
+        window = torch.cat((start, piece))
         a, b = (model(window.unsqueeze(0))[0].double() for model in models)  # [T, V]
         log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
         largest = max(largest, (a - b).abs().max().item())
         divergence += (log_a.exp() * (log_a - log_b)).sum().item()
         num_equal += int((a.argmax(-1) == b.argmax(-1)).sum())
         nats += torch.stack([_nats(log_a, window), _nats(log_b, window)])
-        num_scored += max(len(window) - 1, 0)
+        num_rows += len(window)
+        num_scored += len(window) - 1
     perplexity_a, perplexity_b = (nats / num_scored).exp().tolist()
     return LogitDifference(
         num_tokens=len(tokens),
         max_difference=largest,
-        kl_nats=divergence / len(tokens),
-        agreement=num_equal / len(tokens),
+        kl_nats=divergence / num_rows,
+        agreement=num_equal / num_rows,
         perplexities=(perplexity_a, perplexity_b),
     )
 

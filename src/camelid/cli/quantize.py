@@ -45,7 +45,8 @@ def quantize(
     tokenizer = stored.load_tokenizer()
     seen, unseen = (tokenizer.encode(text) if text is not None else None for text in texts)
     errors = quantise_model(stored, target, settings, seen)
-    difference = compare_logits(stored, open_model(target), unseen[:tokens]) if unseen else None
+    bos_id = tokenizer.bos_id if tokenizer.adds_bos else None
+    difference = compare_logits(stored, open_model(target), unseen[:tokens], bos_id) if unseen else None
     if as_json:
         tree = {
             "path": str(target),
