@@ -103,7 +103,7 @@ WITHOUT_TORCH_TRANSITIVELY = (
     "inference.step",
     *WITHOUT_TORCH,
 )
-EXTRAS: dict[str, tuple[str, ...]] = {"corpus": ("corpus", "cluster")}
+EXTRAS: dict[str, tuple[str, ...]] = {"corpus": ("corpus", "cluster"), "training": ("float8",)}
 """Rooms that may import the packages of optional extras, where they are used."""
 
 IMPORT_NAMES = {"fasttext-numpy2": "fasttext"}

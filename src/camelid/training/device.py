@@ -10,6 +10,7 @@ import torch
 from camelid.errors import UserError
 from camelid.parallel.place import Place
 from camelid.processor import processor_name
+from camelid.training.float8 import refuse_without_float8
 from camelid.training.settings import TrainSettings
 
 _PEAK_MATRIX_DIM = 2048
@@ -24,6 +25,7 @@ class Execution:
     is_compiled: bool
     num_threads: int
     mesh: str = "one process"
+    is_float8: bool = False
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes."""
@@ -40,7 +42,7 @@ class Execution:
         """What must be equal for a resumed run to give the same bytes."""
         return {
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else processor_name(),
-            "compute_dtype": str(self.compute_dtype).removeprefix("torch."),
+            "compute_dtype": "float8" if self.is_float8 else str(self.compute_dtype).removeprefix("torch."),
             "is_compiled": self.is_compiled,
             "num_threads": self.num_threads,
             "mesh": self.mesh,
@@ -61,7 +63,7 @@ def choose_execution(settings: TrainSettings, place: Place = Place()) -> Executi
     """Decides what the settings leave to the machine, for one of several processes.
 
     Raises:
-        UserError: a GPU or a compiler is asked for and there is none, or the processes are more than the GPUs.
+        UserError: a GPU, float8 or a compiler is asked for and not there, or the processes are more than the GPUs.
     """
     has_gpu = torch.cuda.is_available()
     if settings.device == "cuda" and not has_gpu:
@@ -74,8 +76,15 @@ def choose_execution(settings: TrainSettings, place: Place = Place()) -> Executi
         )
     if settings.compile == "yes" and not has_compiler(device):
         raise UserError("train.compile is yes, but there is no C++ compiler (g++ or clang++); install one or set auto")
+    if settings.precision == "float8":
+        refuse_without_float8(device)
     is_fast_in_bfloat16 = device.type == "cuda" or multiplies_bfloat16()
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+    dtypes = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float8": torch.bfloat16,  # what is not multiplied in float8
+        "float64": torch.float64,
+    }
     return Execution(
         device=device,
         compute_dtype=dtypes[settings.precision]
@@ -84,6 +93,7 @@ def choose_execution(settings: TrainSettings, place: Place = Place()) -> Executi
         is_compiled=settings.compile != "no" and has_compiler(device),
         num_threads=settings.num_threads or max(1, num_cores() // place.num_local_processes),
         mesh=settings.mesh.describe() if place.num_processes > 1 else "one process",
+        is_float8=settings.precision == "float8",
     )
 
 

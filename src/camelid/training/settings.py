@@ -44,7 +44,7 @@ class TrainSettings(Settings):
     """Largest norm of the whole gradient; a longer one is scaled down."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU when there is one."""
-    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float8", "float64"] = "auto"
     """Type of matrix products; auto is bfloat16 where that is faster than float32, float64 is to compare meshes."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether each layer runs as generated code; auto does so where a compiler is there."""
@@ -106,6 +106,10 @@ class TrainSettings(Settings):
             )
         if self.recompute == "by_hand" and self.mesh.context > 1:
             raise ValueError('recompute "by_hand" does not know mesh.context; set recompute to "selective"')
+        if self.precision == "float8" and (self.recompute == "by_hand" or self.mesh.tensor > 1):
+            raise ValueError(
+                'precision "float8" knows neither recompute "by_hand" nor mesh.tensor; set them to "selective" and 1'
+            )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps:,} must be below steps {self.steps:,}")
         return self

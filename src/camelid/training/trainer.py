@@ -25,6 +25,7 @@ from camelid.parallel.watch import COMPUTING, READING
 from camelid.parallel.whole import Whole
 from camelid.training.attention import choose_attention
 from camelid.training.device import Execution, choose_execution, use_huge_pages
+from camelid.training.float8 import use_float8
 from camelid.training.loss import linear_cross_entropy
 from camelid.training.optimizer import make_optimizer, make_optimizer_state, optimizer_state, set_learning_rate
 from camelid.training.schedule import learning_rate
@@ -66,6 +67,8 @@ class Trainer:
         torch.set_num_threads(self.execution.num_threads)
         self.spread = self._spread()
         self.model = self.spread.model
+        if self.execution.is_float8:
+            use_float8(self.model)
         self.spread.keep_activations(settings.recompute, self.execution.is_compiled)
         self.spread.finish(self.execution.compute_dtype)
         self.spread.initialize(seed)
