@@ -129,3 +129,15 @@ def test_bfloat16_stays_close(pool: ProcessPool) -> None:
     found = _train_together(pool, config, MeshSettings(context=2, tensor=2), precision="bfloat16")
     assert found.losses == pytest.approx(alone.losses, rel=0.01)
     assert found.losses != alone.losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"shard": 2}, {"tensor": 2}], ids=_name)
+def test_generated_code_on_a_mesh(pool: ProcessPool, mesh: dict[str, int]) -> None:
+    """Each layer as generated code on two processes, against one process that runs it eagerly."""
+    config = make_config()
+    alone = _train_alone(pool, config, precision="float32")
+    found = _train_together(pool, config, MeshSettings(**mesh), precision="float32", compile="yes")
+    assert found.losses == pytest.approx(alone.losses, rel=1e-5)
+    assert found.losses != alone.losses  # other code has other last bits
+    assert found.held_out == pytest.approx(alone.held_out, rel=1e-5)
