@@ -14,7 +14,7 @@ namespace tiles {
 constexpr int CHUNK_GROUPS = 32, CHUNK_GROUPS_OF_ONE_TILE = 8;
 
 // Fewer tokens than this are quicker without.
-constexpr int FEWEST_TOKENS = 4;
+constexpr int FEWEST_TOKENS = 9;
 
 struct Chunk {
     alignas(64) int8_t weights[CHUNK_GROUPS][BYTES];  // [8][16][4] of each
