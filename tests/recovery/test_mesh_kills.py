@@ -1,4 +1,4 @@
-"""Trainings of several processes, killed at random moments, one process or all of them, end in the same bytes."""
+"""Trainings of several processes, killed or stopped at random moments, one process or all, end in the same bytes."""
 
 import contextlib
 import os
@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from camelid import artifact
 from camelid.artifact import partial_path
+from camelid.checkpoint import native
 from camelid.checkpoint.find import open_model
 from camelid.checkpoint.load import decode_tensor
 from camelid.checkpoint.native import list_checkpoints
@@ -59,13 +61,24 @@ def _kill(process: subprocess.Popen[bytes], rng: random.Random) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def _stop(process: subprocess.Popen[bytes], _rng: random.Random) -> None:
+    """SIGTERM to the process that was started, which passes it on."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(90) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+
+
 def _wait_for_step(process: subprocess.Popen[bytes], metrics: Path, step: int) -> None:
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < step:
         assert process.poll() is None
         time.sleep(0.01)
 
 
-def _survive(tiny_run: Path, folder: Path, size: int, num_kills: int, steps: int) -> Path:
+def _survive(
+    tiny_run: Path, folder: Path, size: int, num_kills: int, steps: int, disturb: Callable[..., None] = _kill
+) -> Path:
     shutil.copy(tiny_run.parent / "tiny.toml", folder / "tiny.toml")
     shutil.copytree(tiny_run.parent / "text", folder / "text", copy_function=shutil.copy2)
     for name in ("undisturbed", "killed"):
@@ -73,16 +86,28 @@ def _survive(tiny_run: Path, folder: Path, size: int, num_kills: int, steps: int
             shutil.copytree(tiny_run / stage, folder / name / stage, copy_function=shutil.copy2)
     assert _start(folder / "undisturbed", size, steps).wait() == 0
     rng = random.Random(size)
-    for step in sorted(rng.randrange(1, steps - 5) for _ in range(num_kills)):
+    saved = 0
+    for step in sorted(rng.randrange(1, 3 * steps // 4) for _ in range(num_kills)):
         process = _start(folder / "killed", size, steps)
+        step = max(step, saved + 1)  # a process that has hardly begun cannot stop in order
         _wait_for_step(process, partial_path(folder / "killed" / "train") / "metrics.jsonl", step)
         time.sleep(rng.uniform(0, 0.1))
         assert process.poll() is None
-        _kill(process, rng)
+        disturb(process, rng)
+        if disturb is _stop:
+            saved = native.step_of(list_checkpoints(partial_path(folder / "killed" / "train"))[-1])
+            assert saved >= step
     assert _start(folder / "killed", size, steps).wait() == 0
     latest = [list_checkpoints(folder / name / "train")[-1] for name in ("undisturbed", "killed")]
     assert artifact.verify(latest[0]).digest == artifact.verify(latest[1]).digest
     return latest[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_stopped_while_checkpoints_are_written(tiny_run: Path, tmp_path: Path, size: int) -> None:
+    """Every third step is saved in the background, so that a write is under way when SIGTERM comes."""
+    _survive(tiny_run, tmp_path, size, 3, 60, _stop)
 
 
 @pytest.mark.slow
