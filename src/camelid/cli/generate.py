@@ -7,8 +7,11 @@ import typer
 from camelid.cli.options import DeviceOption, DraftOption, ModelOption, RunnerOption, ThreadsOption
 
 if TYPE_CHECKING:
-    from camelid import Llama
     from camelid.inference.engine import Statistics
+
+# A byte makes one token at most, but a tokenizer may spell a character out before it cuts: Unicode's longest spelling,
+# of U+FDFA, takes 33 bytes for 3.
+_MOST_TOKENS_A_BYTE = 11
 
 
 def generate(
@@ -33,9 +36,15 @@ def generate(
     import sys
     import time
 
+    from camelid import Llama
+    from camelid.checkpoint.find import open_model
+
     text = sys.stdin.read() if prompt == "-" else prompt
     way: dict[str, Any] = {"device": device, "runner": runner, "num_threads": threads, "draft": draft}
-    llama = _load_for(text, max_tokens, model, way)
+    stored = open_model(model)
+    most_tokens = max(max_tokens, 1) + _MOST_TOKENS_A_BYTE * len(text.encode(errors="replace")) + 16
+    context = min(stored.config.max_sequence_length, most_tokens)
+    llama = Llama.load(stored, **way, max_sequences=1, context=context)
     sampling = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -65,21 +74,6 @@ def generate(
     else:
         sys.stdout.write("\n")
         sys.stderr.write(_say_speed(llama.engine.statistics, **speed))
-
-
-def _load_for(text: str, max_tokens: int, model: str, way: dict[str, Any]) -> "Llama":
-    """A model whose cache is not much larger than one request: the system takes its time to find memory for more."""
-    from camelid import Llama
-    from camelid.checkpoint.find import open_model
-
-    stored = open_model(model)
-    longest = stored.config.max_sequence_length
-    context = min(longest, max(max_tokens, 1) + 2 * len(text.encode(errors="replace")) + 16)
-    llama = Llama.load(stored, **way, max_sequences=1, context=context)
-    if context < longest and len(llama.tokenizer.encode(text)) + 1 + max_tokens > context:
-        # A token stands for a byte or more, but a tokenizer may spell a character out before it cuts.
-        return Llama.load(stored, **way, max_sequences=1)
-    return llama
 
 
 def _say_speed(statistics: "Statistics", seconds: float, seconds_to_first_text: float) -> str:

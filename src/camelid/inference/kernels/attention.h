@@ -1,7 +1,8 @@
 // Attention over a cache of half-precision keys and values in pages.
 //
 // Shapes: E head size, S positions of a page, B positions of a block (a divisor of S, 16 wherever S allows), V head
-// size rounded up to 16. A page of one layer and head holds keys [S/B][E][B] and values [S][V].
+// size rounded up to 16. A page of one layer and head holds keys [S/B][E][B] and values [S][V]. A page's layers lie side
+// by side, so that the system has to find memory only for pages that are written to.
 //
 // Positions are cut into chunks of 128, always at multiples of 128. Each chunk gives its largest score, sum and
 // weighted values; these are merged in the order of the chunks. So the result is the same bits however new tokens are
@@ -29,7 +30,7 @@ public:
         : page_size(page_size),
           head_dim(head_dim),
           value_stride(round_up(head_dim, LANES)),
-          num_pages_(num_pages),
+          num_layers_(num_layers),
           num_heads_(num_heads) {
         while (page_size % block) block /= 2;
         const size_t count = size_t(num_layers) * num_pages * num_heads * page_size;
@@ -85,10 +86,10 @@ public:
 private:
     static Float clamp(Float x) { return min(max(x, broadcast(-LARGEST_HALF)), broadcast(LARGEST_HALF)); }
     size_t place(int layer, int page, int head) const {
-        return ((size_t(layer) * num_pages_ + page) * num_heads_ + head) * page_size;
+        return ((size_t(page) * num_layers_ + layer) * num_heads_ + head) * page_size;
     }
 
-    const int num_pages_, num_heads_;
+    const int num_layers_, num_heads_;
     Memory keys_, values_;
 };
 

@@ -1,10 +1,13 @@
 // One pool of threads that runs a whole forward pass: the caller is thread 0, the others spin for a moment after their
-// work, and then sleep. Items of a loop are taken one by one, so that a thread that is held up holds up no other.
+// work, and then sleep. Each thread has its own stretch of a loop's items, which it reads from memory in one run; what a
+// thread that is held up leaves over, the others take.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -27,7 +30,7 @@ class Pool {
 public:
     using Job = void (*)(void* context, int thread);
 
-    explicit Pool(int num_threads) : num_threads_(num_threads) {
+    explicit Pool(int num_threads) : num_threads_(num_threads), stretches_(new Stretch[num_threads]) {
         try {
             for (int thread = 1; thread < num_threads; ++thread) threads_.emplace_back([=] { serve(thread); });
         } catch (...) {
@@ -52,7 +55,14 @@ public:
     // before all items are done.
     template <class Body>
     void for_each(int count, Body body) {
-        for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < count;) body(item);
+        for (int turn = 0, owner = current_thread; turn < num_threads_; ++turn, owner = (owner + 1) % num_threads_) {
+            const int first = start_of(owner, count), end = start_of(owner + 1, count);
+            std::atomic<int>& num_taken = stretches_[owner].num_taken;
+            while (num_taken.load(std::memory_order_relaxed) < end - first) {
+                const int item = first + num_taken.fetch_add(1, std::memory_order_relaxed);
+                if (item < end) body(item);
+            }
+        }
         barrier();
     }
 
@@ -70,7 +80,8 @@ public:
         const unsigned round = round_.load(std::memory_order_relaxed);
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_) {
             arrived_.store(0, std::memory_order_relaxed);
-            next_.store(0, std::memory_order_relaxed);
+            for (int thread = 0; thread < num_threads_; ++thread)
+                stretches_[thread].num_taken.store(0, std::memory_order_relaxed);
             round_.store(round + 1, std::memory_order_release);
             return;
         }
@@ -86,7 +97,14 @@ public:
 private:
     static constexpr int SPINS_IN_STEP = 1000, SPINS_BETWEEN_STEPS = 4000;
 
+    struct alignas(64) Stretch {
+        std::atomic<int> num_taken{0};
+    };
+
+    int start_of(int thread, int count) const { return int(int64_t(thread) * count / num_threads_); }
+
     void serve(int thread) {
+        current_thread = thread;
         for (unsigned seen = 0;;) {
             for (int spins = 0; spins < SPINS_BETWEEN_STEPS && generation_.load() == seen; ++spins) pause_thread();
             if (generation_.load() == seen) {
@@ -127,7 +145,8 @@ private:
     alignas(64) std::atomic<unsigned> generation_{0};
     alignas(64) std::atomic<unsigned> round_{0};
     alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<int> next_{0};
+    const std::unique_ptr<Stretch[]> stretches_;  // [threads]
+    static inline thread_local int current_thread = 0;
 };
 
 // Runs `body(thread)` on every thread of the pool.

@@ -42,7 +42,7 @@ struct Chunk {
     }
 
     // sums [width][16] += the chunk's `count` groups from `first` on x a tile's tokens; N is `width` or more. Meanwhile
-    // the next chunk's groups are asked for.
+    // as many groups are asked for from `next` on.
     template <Kind kind, int N>
     void multiply(int first, int count, const Tile& tile, int width, float* sums, const uint8_t* next) const {
         Float totals[N];
@@ -77,7 +77,10 @@ template <Kind kind>
 void multiply_panel(const uint8_t* panel, const Activations& x, int first_tile, int end_tile, float* sums) {
     const int num_groups = x.num_columns / GROUP, start = x.tile_start(first_tile);
     Chunk chunk;
-    const int length = end_tile - first_tile == 1 ? CHUNK_GROUPS_OF_ONE_TILE : CHUNK_GROUPS;
+    const bool is_one_tile = end_tile - first_tile == 1;
+    const int length = is_one_tile ? CHUNK_GROUPS_OF_ONE_TILE : CHUNK_GROUPS;
+    // With one tile the next chunk's turn comes sooner than memory answers.
+    const size_t ahead = is_one_tile ? PREFETCH_BYTES : length * group_bytes(kind);
     for (int group = 0; group < num_groups; group += length) {
         const int count = std::min(length, num_groups - group);
         chunk.fill<kind>(panel + group * group_bytes(kind), count);
@@ -87,7 +90,7 @@ void multiply_panel(const uint8_t* panel, const Activations& x, int first_tile, 
                                   : width > 8 ? &Chunk::multiply<kind, 12>
                                               : &Chunk::multiply<kind, 8>;
             (chunk.*multiply)(group, count, x.tile(tile), width, sums + (x.tile_start(tile) - start) * LANES,
-                              panel + (group + length) * group_bytes(kind));
+                              panel + group * group_bytes(kind) + ahead);
         }
     }
 }
