@@ -45,7 +45,8 @@ void for_each_block(const Activations& x, int first, int end, Body body) {
     }
 }
 
-// How many panels a thread takes at once: enough to read in one run, few enough that all threads end together.
+// How many panels a thread takes at once: enough that a block of tiles is there for several, few enough that all threads
+// end together.
 inline int choose_chunk(const Pool& pool, int num_panels, size_t panel_bytes) {
     constexpr size_t RUN_BYTES = 64 << 10;
     const int fair = num_panels / (8 * pool.num_threads()), long_enough = int(RUN_BYTES / panel_bytes);
