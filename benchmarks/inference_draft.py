@@ -28,7 +28,7 @@ def measure(target: Path, data: Path) -> dict[str, float]:
     """Speeds and accept rate over one prompt of each kind."""
     plain = Llama.load(target, draft="none", max_sequences=1)
     drafting = Llama.load(target, draft=MODEL, max_sequences=1)
-    prompts = dict(make_prompts(plain, data))
+    prompts = dict(make_prompts(plain, data, part=1))
     written, alone, guided = 0, 0.0, 0.0
     for prompt in prompts.values():
         settings = SamplingSettings(temperature=0, max_tokens=NUM_TOKENS)

@@ -6,13 +6,16 @@ be the same. Rows are those beyond one a token.
 """
 
 import argparse
+import fnmatch
 import gzip
 import heapq
 import inspect
 import json
+import os
 import platform
 import random
 import shlex
+import shutil
 import statistics
 import tarfile
 import textwrap
@@ -27,7 +30,10 @@ from camelid.tokenizer.chat import render_chat
 
 MODEL = "smollm2-135m-instruct"
 NUM_TOKENS = 300
-FUNCTIONS = (heapq.merge, heapq.nsmallest, random.Random.sample, shlex.split, statistics.quantiles, textwrap.wrap)
+FUNCTIONS = (
+    (heapq.merge, heapq.nsmallest, random.Random.sample, shlex.split, statistics.quantiles, textwrap.wrap),
+    (fnmatch.filter, os.path.commonprefix, os.path.commonpath, random.Random.choices, shutil.which, statistics.mode),
+)
 PROSE = {
     "repeat": "Repeat this text word for word:\n\n{}",
     "correct": "Correct the spelling and grammar of this text and write it out in full:\n\n{}",
@@ -39,12 +45,12 @@ CODE = {
 }
 
 
-def make_prompts(llama: Llama, data: Path) -> Iterator[tuple[str, list[int]]]:
-    """Kind and tokens of each prompt."""
+def make_prompts(llama: Llama, data: Path, part: int) -> Iterator[tuple[str, list[int]]]:
+    """Kind and tokens of each prompt; the drafter's numbers were chosen on part 0."""
     with gzip.open(data / "text" / "wikitext-2-raw" / "wiki.test.raw.gz", "rt", encoding="utf-8") as file:
-        articles = file.read(400_000)
+        articles = file.read(400_000 * (part + 1))[400_000 * part :]
     with tarfile.open(data / "text" / "english_novels.tar.gz") as archive:
-        novel = archive.extractfile(next(member for member in archive if member.isfile()))
+        novel = archive.extractfile([member for member in archive if member.isfile()][part])
         assert novel is not None
         texts = {"articles": articles, "novel": novel.read()[50_000:400_000].decode(errors="ignore")}
     rng = random.Random(3)
@@ -52,7 +58,7 @@ def make_prompts(llama: Llama, data: Path) -> Iterator[tuple[str, list[int]]]:
         name: rng.sample([line for line in map(str.strip, text.splitlines()) if 600 < len(line) < 1200], 4)
         for name, text in texts.items()
     }
-    sources["code"] = [textwrap.dedent(inspect.getsource(function)) for function in FUNCTIONS]
+    sources["code"] = [textwrap.dedent(inspect.getsource(function)) for function in FUNCTIONS[part]]
     for name, passages in sources.items():
         for task, words in (CODE if name == "code" else PROSE).items():
             for text in passages:
@@ -77,13 +83,14 @@ def write(llama: Llama, prompt: list[int], settings: SamplingSettings) -> tuple[
 def main() -> None:
     parser = argparse.ArgumentParser(description="Gain and cost of look-up.")
     parser.add_argument("data", type=Path, help="The folder of data that lies beside the checkout.")
+    parser.add_argument("--part", type=int, choices=(0, 1), default=1, help="Which of two sets of texts.")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     plain, drafting = (Llama.load(MODEL, draft=draft, max_sequences=1) for draft in ("none", "lookup"))
     greedy = SamplingSettings(temperature=0, max_tokens=NUM_TOKENS)
     sampled = SamplingSettings(temperature=0.8, max_tokens=NUM_TOKENS)  # greedy text that goes on ends in a loop
     sums: dict[str, list[float]] = {}
-    for kind, prompt in make_prompts(plain, arguments.data):
+    for kind, prompt in make_prompts(plain, arguments.data, arguments.part):
         settings = sampled if kind.startswith("go on") else greedy
         tokens, seconds, _ = write(plain, prompt, settings)
         found, seconds_drafting, lost = write(drafting, prompt, settings)
