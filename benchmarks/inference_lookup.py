@@ -6,12 +6,12 @@ be the same. Rows are those beyond one a token.
 """
 
 import argparse
+import difflib
 import fnmatch
 import gzip
 import heapq
 import inspect
 import json
-import os
 import platform
 import random
 import shlex
@@ -32,7 +32,14 @@ MODEL = "smollm2-135m-instruct"
 NUM_TOKENS = 300
 FUNCTIONS = (
     (heapq.merge, heapq.nsmallest, random.Random.sample, shlex.split, statistics.quantiles, textwrap.wrap),
-    (fnmatch.filter, os.path.commonprefix, os.path.commonpath, random.Random.choices, shutil.which, statistics.mode),
+    (
+        fnmatch.filter,
+        difflib.get_close_matches,
+        os.path.commonpath,
+        random.Random.choices,
+        shutil.which,
+        statistics.mode,
+    ),
 )
 PROSE = {
     "repeat": "Repeat this text word for word:\n\n{}",
