@@ -35,7 +35,6 @@ FUNCTIONS = (
     (
         fnmatch.filter,
         difflib.get_close_matches,
-        os.path.commonpath,
         random.Random.choices,
         shutil.which,
         statistics.mode,
