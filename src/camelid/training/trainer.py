@@ -67,9 +67,9 @@ class Trainer:
         torch.set_num_threads(self.execution.num_threads)
         self.spread = self._spread()
         self.model = self.spread.model
-        if self.execution.is_float8:
+        if self.execution.precision == "float8":
             use_float8(self.model)
-        self.spread.keep_activations(settings.recompute, self.execution.is_compiled)
+        self.spread.keep_activations(self.execution.recompute, self.execution.is_compiled)
         self.spread.finish(self.execution.compute_dtype)
         self.spread.initialize(seed)
         self._loss = partial(linear_cross_entropy, is_compiled=self.execution.is_compiled)
@@ -82,7 +82,7 @@ class Trainer:
 
     def _spread(self) -> Whole | Spread:
         execution, mesh = self.execution, self.settings.mesh
-        attend = choose_attention(execution, self.settings.sequence_length, self.settings.recompute)
+        attend = choose_attention(execution, self.settings.sequence_length)
         if self.processes.place.num_processes == 1:
             refuse_wrong_count(mesh, 1)
             return Whole(self.config, execution.device, execution.weight_dtype, attend)
