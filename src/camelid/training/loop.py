@@ -40,7 +40,7 @@ METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
 
 _SHOWN_CHARACTERS = 100
-_STEPS_BETWEEN_TIDYING = 100
+_STEPS_BETWEEN_TIDYING = 50
 _NUMBERS = ("loss", "learning_rate", "grad_norm")
 
 Sample = Callable[[Transformer], list[dict[str, Any]]]

@@ -26,6 +26,7 @@ from camelid.parallel.whole import Whole
 from camelid.training.attention import choose_attention
 from camelid.training.device import Execution, choose_execution, use_huge_pages
 from camelid.training.float8 import use_float8
+from camelid.training.generated_code import remove_unfinished_libraries
 from camelid.training.loss import linear_cross_entropy
 from camelid.training.optimizer import make_optimizer, make_optimizer_state, optimizer_state, set_learning_rate
 from camelid.training.schedule import learning_rate
@@ -65,6 +66,8 @@ class Trainer:
         use_huge_pages()
         self.execution = choose_execution(settings, processes.place)
         torch.set_num_threads(self.execution.num_threads)
+        if self.execution.is_compiled:
+            remove_unfinished_libraries()
         self.spread = self._spread()
         self.model = self.spread.model
         if self.execution.precision == "float8":
