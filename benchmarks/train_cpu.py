@@ -60,7 +60,7 @@ class Turn(NamedTuple):
     processor_seconds: float
 
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float8"]
 CONTENDERS = ("camelid", "transformers eager", "transformers compiled")
 Step = Callable[[], Any]
 

@@ -11,13 +11,14 @@ import json
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from train_cpu import VOCAB_SIZE, make_camelid, make_transformers
+from train_cpu import VOCAB_SIZE, Step, make_camelid, make_transformers
 
 PEAK_FLOPS = 989e12
 """An H100's or H200's dense bfloat16 products per second, by the maker's data sheet."""
@@ -47,19 +48,18 @@ class Shape:
 SHAPES = {"1.3b": Shape(2048, 24, 16, 2048, 8), "7b": Shape(4096, 32, 32, 2048, 2)}
 SMOKE_SHAPES = {"tiny": Shape(64, 2, 2, 64, 2)}
 WAYS = ("none", "selective", "full", "by_hand")
-CONTENDERS = (*(f"camelid, {way}" for way in WAYS), "transformers compiled")
+PARTITIONER, FLOAT8 = "camelid, partitioner with half the memory", "camelid, selective in float8"
+CONTENDERS = (*(f"camelid, {way}" for way in WAYS), PARTITIONER, FLOAT8, "transformers compiled")
 
 
 def work(contender: str, shape: Shape, device: str, num_steps: int, connection: Connection) -> None:
     """Sends the seconds of each step after three that warm up, and the peak of memory; or what went wrong."""
     import torch
 
+    from camelid.errors import UserError
+
     try:
-        name, _, way = contender.partition(", ")
-        if name == "camelid":
-            step = make_camelid(shape, "bfloat16", device=device, recompute=way)
-        else:
-            step = make_transformers(shape, "bfloat16", is_compiled=True, device=device)
+        step = make_step(contender, shape, device)
         for _ in range(3):
             step()
         seconds = []
@@ -72,15 +72,31 @@ def work(contender: str, shape: Shape, device: str, num_steps: int, connection: 
         connection.send((seconds, torch.cuda.max_memory_allocated() if is_gpu else process_bytes, ""))
     except torch.OutOfMemoryError as error:
         connection.send(([], 0, f"out of memory: {str(error).splitlines()[0]}"))
+    except UserError as error:
+        connection.send(([], 0, str(error)))
+
+
+def make_step(contender: str, shape: Shape, device: str) -> Step:
+    """A step of one contender, in this process."""
+    import torch._functorch.config
+
+    if contender == "transformers compiled":
+        return make_transformers(shape, "bfloat16", is_compiled=True, device=device)
+    if contender == FLOAT8:
+        return make_camelid(shape, "float8", device=device, recompute="selective")
+    if contender == PARTITIONER:
+        torch._functorch.config.activation_memory_budget = 0.5
+        return make_camelid(shape, "bfloat16", device=device, recompute="none")
+    return make_camelid(shape, "bfloat16", device=device, recompute=contender.removeprefix("camelid, "))
 
 
 def planned_bytes(contender: str, shape: Shape) -> int | None:
-    """What the plan says of Camelid's memory."""
+    """What the plan says of Camelid's memory in bfloat16; nothing of the partitioner's choices."""
     from camelid.planning.memory import estimate_training_memory
     from camelid.training.loss import CHUNK_POSITIONS
 
-    name, _, way = contender.partition(", ")
-    if name != "camelid":
+    way = contender.removeprefix("camelid, ")
+    if way not in WAYS:
         return None
     return estimate_training_memory(
         shape.config(),
@@ -118,6 +134,19 @@ def measure(contender: str, shape: Shape, device: str, num_steps: int) -> dict[s
     }
 
 
+def tell(shape: str, contender: str, result: dict[str, Any]) -> None:
+    """One line as soon as a contender is through."""
+    if "failure" in result:
+        line = result["failure"]
+    else:
+        planned = f", planned {result['planned_bytes'] / 1e9:.1f}" if result["planned_bytes"] else ""
+        line = (
+            f"{result['tokens_per_second']['median']:,.0f} tokens/s, {result['share_of_peak']:.1%} of the peak, "
+            f"{result['peak_bytes'] / 1e9:.1f} GB{planned}"
+        )
+    sys.stderr.write(f"{shape}, {contender}: {line}\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="tiny shapes on the CPU, to see that all of it runs")
@@ -132,26 +161,21 @@ def main() -> None:
         parser.error("torch sees no GPU; run it on one, or add --smoke for tiny shapes on the CPU")
     device = "cpu" if arguments.smoke else "cuda"
     shapes = SMOKE_SHAPES if arguments.smoke else {name: SHAPES[name] for name in arguments.shape or SHAPES}
-    result = {
+    result: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "device": "cpu" if arguments.smoke else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "peak_flops_per_second": PEAK_FLOPS,
-        "shapes": {
-            name: {
-                **asdict(shape),
-                "contenders": {
-                    contender: measure(contender, shape, device, arguments.steps)
-                    for contender in arguments.contender or CONTENDERS
-                },
-            }
-            for name, shape in shapes.items()
-        },
+        "shapes": {name: {**asdict(shape), "contenders": {}} for name, shape in shapes.items()},
     }
-    text = json.dumps(result, indent=1)
-    if arguments.output:
-        arguments.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    for name, shape in shapes.items():
+        for contender in arguments.contender or CONTENDERS:
+            found = measure(contender, shape, device, arguments.steps)
+            result["shapes"][name]["contenders"][contender] = found
+            tell(name, contender, found)
+            if arguments.output:  # at once: what was measured stays where a later contender brings all of it down
+                arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

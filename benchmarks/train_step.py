@@ -3,7 +3,7 @@
 Each way trains the same shape on random tokens in a fresh process of its own; the processes take turns, a step at a
 time, and a matrix product is timed between them, so that ratios are formed turn by turn. Memory is told in three ways:
 the most that the process ever held, the most that a step allocates, and what a forward pass leaves for the backward
-pass (both by torch's allocator), the last beside what `planning/memory.py` says.
+pass (both by torch's allocator), both beside what `planning/memory.py` says.
 """
 
 import argparse
@@ -76,15 +76,30 @@ def work(contender: str, shape: Shape, precision: Precision, num_threads: int, c
     connection.send({"peak_bytes": peak_bytes, **count_allocations(trainer, shape)})
 
 
-def planned_bytes(contender: str, shape: Shape, precision: Precision) -> int | None:
-    """What the plan says that a forward pass keeps; it says nothing of the partitioner's choices."""
-    from camelid.planning.memory import kept_bytes_per_token
+def planned_bytes(contender: str, shape: Shape, precision: Precision) -> dict[str, int]:
+    """What the plan says that a forward pass keeps and that a step takes; nothing of the partitioner's choices."""
+    from camelid.planning.memory import estimate_training_memory, kept_bytes_per_token, kept_weight_bytes
+    from camelid.training.loss import CHUNK_POSITIONS
 
+    way: Any
     way, _, kind = contender.rpartition(", ")
     if way not in WAYS:
-        return None
-    per_token = kept_bytes_per_token(shape.config(), 2 if precision == "bfloat16" else 4, way, kind == "compiled")  # type: ignore[arg-type]
-    return per_token * shape.batch_size * shape.sequence_length
+        return {}
+    config, num_tokens = shape.config(), shape.batch_size * shape.sequence_length
+    compute_bytes, is_compiled = 2 if precision == "bfloat16" else 4, kind == "compiled"
+    step = estimate_training_memory(
+        config,
+        microbatch_tokens=num_tokens,
+        compute_bytes=compute_bytes,
+        loss_chunk_positions=CHUNK_POSITIONS,
+        recompute=way,
+        is_compiled=is_compiled,
+    )
+    kept = kept_bytes_per_token(config, compute_bytes, way, is_compiled) * num_tokens
+    return {
+        "planned_kept_bytes": kept + kept_weight_bytes(config, compute_bytes, way),
+        "planned_step_bytes": step.total - step.weights - step.optimizer,
+    }
 
 
 def compare(
@@ -110,7 +125,7 @@ def compare(
     memory = {}
     for name, connection in connections.items():
         connection.send(False)
-        memory[name] = {**connection.recv(), "planned_bytes": planned_bytes(name, shape, precision)}
+        memory[name] = {**connection.recv(), **planned_bytes(name, shape, precision)}
     tokens = shape.batch_size * shape.sequence_length
     flops = training_flops_per_token(shape.config(), shape.sequence_length)
     base = turns[BASELINE]

@@ -31,7 +31,7 @@ FORBIDDEN_TEXT = {
 def files(*suffixes: str) -> list[Path]:
     """What is shipped, without caches."""
     found = [path for folder in SHIPPED for path in (ROOT / folder).rglob("*")]
-    found += ROOT.iterdir()
+    found += (path for path in ROOT.iterdir() if path.name != ".git")  # a file, in a second working tree
     return sorted(p for p in found if p.is_file() and "__pycache__" not in p.parts and p.suffix in suffixes)
 
 

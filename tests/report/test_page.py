@@ -182,7 +182,10 @@ def test_every_beginning_of_a_run_renders(tmp_path: Path) -> None:
 def test_training_that_has_just_begun_or_diverged_renders(tmp_path: Path) -> None:
     train = tmp_path / "run" / "train.partial"
     train.mkdir(parents=True)
-    assert "no numbers yet" in Outline(render_page(tmp_path / "run")).text
+    text = Outline(render_page(tmp_path / "run")).text
+    assert "no numbers yet" in text
+    assert "The model has written nothing yet." in text
+    assert "The beginning that was given" not in text
     record = {"kind": "train", "step": 1, "loss": 8.3, "learning_rate": 1e-4, "grad_norm": 1.0, "num_tokens": 512}
     record |= {"tokens_per_second": 900.0, "flops_per_second": 9e9, "utilisation": 0.4, "seconds": 0.5}
     lost = {**record, "step": 2, "num_tokens": 1024, "loss": float("nan"), "grad_norm": float("inf")}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from camelid.report.sentences import judge
+from camelid.report.sentences import format_share, judge
 
 
 def row(name: str, bits_per_byte: float, with_training_text: bool = False) -> dict[str, Any]:
@@ -34,3 +34,8 @@ GZIP, XZ, XZ_AFTER_TRAINING = row("gzip -9", 2.0), row("xz -9", 1.5), row("xz -9
 def test_verdict(model: float, verdict: str) -> None:
     expected = f"The model needs {model:.3f} bits for a byte of text that it has never seen. {verdict}"
     assert judge(model, [GZIP, XZ, XZ_AFTER_TRAINING]) == expected
+
+
+@pytest.mark.parametrize(("share", "text"), [(0, "0%"), (0.0041, "0.41%"), (0.035, "3.5%"), (0.29, "29%"), (1, "100%")])
+def test_small_shares_keep_their_digits(share: float, text: str) -> None:
+    assert format_share(share) == text

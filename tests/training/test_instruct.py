@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camelid import Llama
+from camelid.artifact import read_manifest
 from camelid.errors import UserError
 from camelid.model.config import ModelConfig
 from camelid.model.initialize import initialize
@@ -158,6 +159,14 @@ def test_what_chats_cannot_have_is_refused(tiny_run: Path, tmp_path: Path, camel
     assert "train.mesh" in camelid.refuse("train", path, *out, "--set", "train.mesh.shard=2")
     assert "train.recompute" in camelid.refuse("train", path, *out, "--set", "train.recompute=by_hand")
     assert "leaves none to measure on" in camelid.refuse("train", path, *out, "--set", "instruct.held_out_share=1e-9")
+
+
+def test_nothing_is_computed_again_unless_told(tiny_run: Path, tmp_path: Path, camelid: CommandLine) -> None:
+    _chats(tmp_path, *([[("user", f"the llama {n}"), ("assistant", "sleeps")] for n in range(30)]))
+    path = _recipe(tmp_path, tiny_run, steps=2)
+    for changes, expected in (((), "none"), (("--set", "train.recompute=selective"), "selective")):
+        assert camelid("train", path, "--out", tmp_path / expected, *changes).code == 0
+        assert read_manifest(tmp_path / expected / "train").settings["recompute"] == expected
 
 
 @pytest.mark.slow

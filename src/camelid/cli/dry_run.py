@@ -66,7 +66,6 @@ def _describe_training(recipe: Recipe) -> dict[str, str]:
     num_tokens = train.steps * train.batch_tokens
     flops = training_flops_per_token(config, train.sequence_length) * num_tokens
     peak = measure_peak_flops(execution.device, execution.compute_dtype)
-    dtype = str(execution.compute_dtype).removeprefix("torch.")
     num_processes = train.mesh.num_processes
     everywhere = f" of {num_processes:,} machines like this one" if num_processes > 1 else ""
     return {
@@ -76,8 +75,8 @@ def _describe_training(recipe: Recipe) -> dict[str, str]:
         **(_describe_mesh(config, train) if num_processes > 1 else _describe_memory(config, train, execution)),
         "disk": f"{format_count(checkpoint_bytes(config) * train.num_kept_checkpoints, 'bytes')} for "
         f"{train.num_kept_checkpoints} checkpoints",
-        "this machine": f"{execution.device.type}, {execution.num_threads} threads, {dtype}, measured peak "
-        f"{format_count(peak, 'FLOP')}/s",
+        "this machine": f"{execution.device.type}, {execution.num_threads} threads, {execution.precision}, "
+        f"measured peak {format_count(peak, 'FLOP')}/s",
         "training time": f"about {format_duration(flops / (peak * num_processes * _EXPECTED_UTILISATION))} at "
         f"{_EXPECTED_UTILISATION:.0%} of the peak{everywhere}",
     }
@@ -92,7 +91,8 @@ def _describe_memory(config: ModelConfig, train: TrainSettings, execution: "Exec
         microbatch_tokens=train.microbatch_size * train.sequence_length,
         compute_bytes=execution.compute_dtype.itemsize,
         loss_chunk_positions=CHUNK_POSITIONS,
-        recompute=train.recompute,
+        num_microbatches=train.sequences_per_process // train.microbatch_size,
+        recompute=execution.recompute,
         is_compiled=execution.is_compiled,
     )
     return {

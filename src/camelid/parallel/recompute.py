@@ -1,5 +1,6 @@
 """What a layer keeps of its forward pass, and what its backward pass computes again (paper section 2.4)."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ DEAR_OPERATIONS = [
     _aten.mm.default,
     _aten.addmm.default,
     _aten.bmm.default,
+    _aten._scaled_mm.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
@@ -41,6 +43,9 @@ def apply_recompute(
             another one, a cache for example, it runs as it is written.
         group: for layers by hand, the processes of the tensor axis.
     """
+    if way == "selective" and is_compiled:
+        # torch says at every start that in-place operations would go wrong; a layer has none.
+        logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
     for layer in model.layers:
         assert isinstance(layer, Layer)
         if way == "by_hand":

@@ -8,6 +8,7 @@ from camelid.progress import format_count, format_duration
 from camelid.report.markup import Html, element, note, section
 from camelid.report.plots import Chart, Curve, Level, draw_chart, series_colour, smooth
 from camelid.report.run import Run
+from camelid.report.sentences import format_share
 
 _LOG_FROM_RATIO = 3
 _SHOWN_SPIKES = 8
@@ -128,8 +129,8 @@ def _utilisation(run: Run) -> Chart:
     above = (
         " Where it is above 100%, the machine was busier while that was measured." if max(curves[0].values) > 1 else ""
     )
-    caption = f"Median {statistics.median(curves[0].values):.0%}{of}.{above}"
-    return Chart("Utilisation", caption, curves, starts_at_zero=True, format_value="{:.0%}".format)
+    caption = f"Median {format_share(statistics.median(curves[0].values))}{of}.{above}"
+    return Chart("Utilisation", caption, curves, starts_at_zero=True, format_value=format_share)
 
 
 def _each_and_mean(records: list[Record], name: str, prefix: str = "") -> list[Curve]:

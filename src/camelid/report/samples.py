@@ -16,8 +16,9 @@ def show_samples(run: Run, num_steps: int) -> Html:
         parts += _show_progress(run.samples, num_steps)
     if not parts:
         parts.append(note("The model has written nothing yet."))
-    explanation = element("span", "marked", class_="prompt")
-    return section("samples", "What it writes", note("The beginning that was given is ", explanation, "."), *parts)
+    else:
+        parts.insert(0, note("The beginning that was given is ", element("span", "marked", class_="prompt"), "."))
+    return section("samples", "What it writes", *parts)
 
 
 def _show_progress(samples: list[Record], num_steps: int) -> list[Html]:

@@ -74,6 +74,11 @@ def compressor_name(row: dict[str, Any]) -> str:
     return f"{row['name']} after the training text" if row["with_training_text"] else str(row["name"])
 
 
+def format_share(share: float) -> str:
+    """A share of one in percent: whole ones from ten on, two digits below."""
+    return f"{share:.0%}" if share >= 0.1 else f"{100 * share:.2g}%"
+
+
 def join_names(names: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *others, last = list(names)

@@ -5,7 +5,7 @@ import statistics
 from camelid.progress import format_count, format_duration
 from camelid.report.markup import Html, element, note, section, table
 from camelid.report.run import Run
-from camelid.report.sentences import compressor_name, join_names, judge, rank_compressors
+from camelid.report.sentences import compressor_name, format_share, join_names, judge, rank_compressors
 from camelid.report.tables import show_source
 
 
@@ -101,7 +101,7 @@ def _training_cards(run: Run) -> list[Html]:
         cards += [
             _card("Tokens trained on", format_count(last["num_tokens"]), _epochs(run)),
             _card("Training time", format_duration(run.training_seconds), f"{last['step']:,} steps"),
-            _card("Tokens per second", format_count(speed), f"{utilisation:.0%} of the matrix-product peak"),
+            _card("Tokens per second", format_count(speed), f"{format_share(utilisation)} of the matrix-product peak"),
         ]
     if peak_bytes := run.measured("peak_bytes"):
         cards.append(_card("Peak memory", format_count(peak_bytes, "bytes"), "of the training process"))

@@ -17,14 +17,13 @@ from camelid.errors import UserError
 from camelid.model.llama import Attend
 from camelid.model.operations import widen
 from camelid.parallel.layer_backward import DifferentiableAttention
-from camelid.planning.memory import Recompute
 from camelid.training.device import Execution
 
 BLOCK_ROWS = 256
 _LONGEST_SEQUENCE = 512
 
 
-def choose_attention(execution: Execution, sequence_length: int, recompute: Recompute = "none") -> Attend | None:
+def choose_attention(execution: Execution, sequence_length: int) -> Attend | None:
     """Attention with the backward pass of blocks where it is the faster one; None for the model's own.
 
     Raises:
@@ -33,14 +32,14 @@ def choose_attention(execution: Execution, sequence_length: int, recompute: Reco
     is_faster_in_blocks = execution.is_compiled and sequence_length <= _LONGEST_SEQUENCE
     if execution.device.type == "cpu" and is_faster_in_blocks:
         return causal_attention_cpu
-    if recompute != "by_hand":
+    if execution.recompute != "by_hand":
         return None
     if execution.device.type == "cpu":
         return flash_attention_cpu
     if execution.compute_dtype is not torch.bfloat16:
         raise UserError(
             'train.recompute = "by_hand" takes bfloat16 on a GPU, where attention that returns its log-sums takes no '
-            'float32; set train.precision to bfloat16, or train.recompute to "selective"'
+            'float32; set train.precision to bfloat16, or train.recompute to "auto"'
         )
     return flash_attention_cuda
 

@@ -121,6 +121,9 @@ def train_on_chats(
         UserError: the settings ask for what chats cannot have, a file is no file of chats, or as `loop.train`.
     """
     _refuse_unable(training)
+    if training.recompute == "auto":
+        # Attention chat by chat interrupts generated code, which computing again the cheap takes to be in one piece.
+        training = training.model_copy(update={"recompute": "none"})
     if training.sequence_length > model.config.max_sequence_length:
         raise UserError(
             f"train.sequence_length {training.sequence_length:,} is beyond the {model.config.max_sequence_length:,} "
@@ -165,7 +168,7 @@ def train_on_chats(
 def _refuse_unable(training: TrainSettings) -> None:
     for name, is_refused, way_out in (
         ("train.mesh", training.mesh != MeshSettings(), "chats are learnt by one process; leave it out"),
-        ("train.recompute", training.recompute == "by_hand", "rows of several chats are unknown to it; set selective"),
+        ("train.recompute", training.recompute == "by_hand", "rows of several chats are unknown to it; set auto"),
         ("train.norm_interval", training.norm_interval > 0, "rows of chats are unknown to it; leave it out"),
     ):
         if is_refused:

@@ -27,7 +27,7 @@ from camelid.parallel.processes import Processes
 from camelid.parallel.watch import OTHER
 from camelid.planning.shapes import count_parameters, training_flops_per_token
 from camelid.progress import progress, say
-from camelid.training.device import Execution, measure_peak_flops
+from camelid.training.device import Execution, give_back_free_memory, measure_peak_flops
 from camelid.training.norms import measure_norms
 from camelid.training.rollback import Identity, roll_back, superseded_checkpoints, take_up
 from camelid.training.schedule import learning_rate
@@ -40,6 +40,7 @@ METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
 
 _SHOWN_CHARACTERS = 100
+_STEPS_BETWEEN_TIDYING = 50
 _NUMBERS = ("loss", "learning_rate", "grad_norm")
 
 Sample = Callable[[Transformer], list[dict[str, Any]]]
@@ -133,6 +134,8 @@ def _take_steps(run: _Run) -> None:
             is_stopped = trainer.processes.any(bool(stop_signals))
             if not is_spike and (_is_due(trainer, settings.checkpoint_interval) or is_stopped):
                 _save(run)
+            if trainer.step % _STEPS_BETWEEN_TIDYING == 0:
+                give_back_free_memory()
             advance(trainer.num_tokens - num_tokens)
             if is_stopped and trainer.step < settings.steps:
                 trainer.finish_saving()

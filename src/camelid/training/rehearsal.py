@@ -92,7 +92,8 @@ def _rehearse_all(config: ModelConfig, settings: TrainSettings) -> Rehearsal:
     with _fake_processes(settings.mesh.num_processes):
         mesh = Mesh(settings.mesh, "cpu")
         spread = _Valueless(config, mesh, torch.device("cpu"), torch.float32, flash_attention_cpu)
-        spread.keep_activations(settings.recompute, is_compiled=False)
+        is_to_be_compiled = settings.compile != "no"
+        spread.keep_activations(settings.choose_recompute(is_to_be_compiled), is_compiled=False)
         with FakeTensorMode(), _Ledger() as ledger:
             spread.finish(compute_dtype)
             return _take_step(spread, settings, compute_dtype, ledger)

@@ -8,6 +8,9 @@ from camelid.parallel.settings import MeshSettings
 from camelid.planning.memory import Recompute
 from camelid.settings import Settings
 
+Precision = Literal["float32", "bfloat16", "float8", "float64"]
+"""Types of matrix products."""
+
 
 class TrainSettings(Settings):
     """Training on one device or many."""
@@ -44,12 +47,13 @@ class TrainSettings(Settings):
     """Largest norm of the whole gradient; a longer one is scaled down."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU when there is one."""
-    precision: Literal["auto", "float32", "bfloat16", "float8", "float64"] = "auto"
+    precision: Literal["auto", Precision] = "auto"
     """Type of matrix products; auto is bfloat16 where that is faster than float32, float64 is to compare meshes."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether each layer runs as generated code; auto does so where a compiler is there."""
-    recompute: Recompute = "none"
-    """What the backward pass computes again to save memory: nothing, the cheap, the cheap in one piece, or all."""
+    recompute: Literal["auto", Recompute] = "auto"
+    """What the backward pass computes again to save memory: nothing, the cheap, the cheap in one piece, or all; auto is
+    selective where layers run as generated code in one piece, and none elsewhere."""
     num_threads: int = Field(0, ge=0)
     """Processor threads, 0 for one per core; the same number gives the same bytes."""
     held_out_interval: int = Field(500, gt=0)
@@ -105,10 +109,10 @@ class TrainSettings(Settings):
                 f"checkpoint_interval {self.checkpoint_interval:,}"
             )
         if self.recompute == "by_hand" and self.mesh.context > 1:
-            raise ValueError('recompute "by_hand" does not know mesh.context; set recompute to "selective"')
+            raise ValueError('recompute "by_hand" does not know mesh.context; set recompute to "auto"')
         if self.precision == "float8" and (self.recompute == "by_hand" or self.mesh.tensor > 1):
             raise ValueError(
-                'precision "float8" knows neither recompute "by_hand" nor mesh.tensor; set them to "selective" and 1'
+                'precision "float8" knows neither recompute "by_hand" nor mesh.tensor; set them to "auto" and 1'
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps:,} must be below steps {self.steps:,}")
@@ -128,6 +132,16 @@ class TrainSettings(Settings):
     def microbatch_size(self) -> int:
         """Sequences that go through the model at once in one process."""
         return self.microbatch_sequences or self.sequences_per_process
+
+    def choose_recompute(self, is_compiled: bool) -> Recompute:
+        """What is computed again where layers run as generated code, or do not.
+
+        `selective` pays in one piece of generated code alone (docs/experiments.md), and the ring of the context axis
+        interrupts that: its keys and values would go round once more too.
+        """
+        if self.recompute != "auto":
+            return self.recompute
+        return "selective" if is_compiled and self.mesh.context == 1 else "none"
 
     def identity(self) -> dict[str, Any]:
         """What the result depends on, apart from its last bits: a training may go on on another mesh."""

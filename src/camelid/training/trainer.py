@@ -26,6 +26,7 @@ from camelid.parallel.whole import Whole
 from camelid.training.attention import choose_attention
 from camelid.training.device import Execution, choose_execution, use_huge_pages
 from camelid.training.float8 import use_float8
+from camelid.training.generated_code import remove_unfinished_libraries
 from camelid.training.loss import linear_cross_entropy
 from camelid.training.optimizer import make_optimizer, make_optimizer_state, optimizer_state, set_learning_rate
 from camelid.training.schedule import learning_rate
@@ -65,11 +66,13 @@ class Trainer:
         use_huge_pages()
         self.execution = choose_execution(settings, processes.place)
         torch.set_num_threads(self.execution.num_threads)
+        if self.execution.is_compiled:
+            remove_unfinished_libraries()
         self.spread = self._spread()
         self.model = self.spread.model
-        if self.execution.is_float8:
+        if self.execution.precision == "float8":
             use_float8(self.model)
-        self.spread.keep_activations(settings.recompute, self.execution.is_compiled)
+        self.spread.keep_activations(self.execution.recompute, self.execution.is_compiled)
         self.spread.finish(self.execution.compute_dtype)
         self.spread.initialize(seed)
         self._loss = partial(linear_cross_entropy, is_compiled=self.execution.is_compiled)
@@ -82,7 +85,7 @@ class Trainer:
 
     def _spread(self) -> Whole | Spread:
         execution, mesh = self.execution, self.settings.mesh
-        attend = choose_attention(execution, self.settings.sequence_length, self.settings.recompute)
+        attend = choose_attention(execution, self.settings.sequence_length)
         if self.processes.place.num_processes == 1:
             refuse_wrong_count(mesh, 1)
             return Whole(self.config, execution.device, execution.weight_dtype, attend)
