@@ -19,11 +19,12 @@ _TAG = re.compile(
     r"includeonly|ruby)(?=[\s/>])([^<>]*)>",
     re.IGNORECASE,
 )
+_TABLE_EDGE = re.compile(r"<(/?)table\b", re.IGNORECASE)
 _LITERAL = frozenset({"nowiki", "pre", "source", "syntaxhighlight"})
 _FORMULA = frozenset({"math", "chem", "ce"})
 _TRANSPARENT = frozenset({"ruby", "section"})
 # Nine links in ten have no bracket inside; they need no stack.
-_PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|]*)(?:\|([^\[\]{}|]*))?\]\]")
+_PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|]*+)(?:\|([^\[\]{}|]*+))?+\]\]")
 _BRACKET = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}(?!\})")
 _OPENERS = {"}}": "{{", "]]": "[[", "|}": "{|"}
 _MAX_DEPTH = 100
@@ -49,8 +50,8 @@ _EMPTY = r"[(（](?:[\w '’.-]{0,20}:)?(?:[\s,;:/–—-]|\b(?:or|und|et)\b)*[)
 _HAS_EMPTY_PARENTHESES = re.compile(_EMPTY)  # found much sooner than with the blank before it
 _EMPTY_PARENTHESES = re.compile(" ?" + _EMPTY)
 _OPENING_PARENTHESIS = re.compile(r"\([\s,;:]+")
-_BLANKS = re.compile(r"  +")
-_BLANK_BEFORE = re.compile(r" ([,.;])(?=\s|\Z)")
+# Each branch begins with a character, which rules most places out.
+_BLANKS = re.compile(r" (?:[,.;](?=\s|\Z)|  *(?:[,.;](?=\s|\Z))?)")
 _IMAGE = re.compile(
     r"[^|\[\]]+\.(?:jpe?g|png|gif|svg|tiff?|webp|webm|og[gva]|mp3|mid|wav|pdf|djvu|xcf)\s*(?:\||\Z)", re.IGNORECASE
 )
@@ -86,7 +87,8 @@ def wikitext_to_text(text: str, title: str, hidden: Set[str]) -> str:
     text = _SWITCH.sub(lambda match: "" if match[0].isupper() else match[0], text)
     if "&" in text:
         text = html.unescape(text)
-    text = _BLANK_BEFORE.sub(r"\1", _BLANKS.sub(" ", text.replace("\t", " ").replace("\xa0", " ")))
+    text = text.replace("\t", " ").replace("\xa0", " ")
+    text = _BLANKS.sub(lambda match: match[0].strip(" ") or " ", text)
     text = "\n".join(_lines(text))
     return _MARK.sub(lambda match: kept[int(match[1])], text) if kept else text
 
@@ -124,17 +126,20 @@ def _take_out_tags(text: str, kept: list[str]) -> str:
 
 def _find_end(text: str, name: str, position: int) -> int:
     """Where the element that begins before `position` is closed, -1 for nowhere; tables may hold tables."""
+    if name != "table":
+        found = _closing_tag(name).search(text, position)
+        return found.start() if found else -1
     depth = 1
-    for match in _edge(name).finditer(text, position):
-        depth += -1 if match[1] else name == "table"
+    for match in _TABLE_EDGE.finditer(text, position):
+        depth += -1 if match[1] else 1
         if depth == 0:
             return match.start()
     return -1
 
 
 @functools.cache
-def _edge(name: str) -> re.Pattern[str]:
-    return re.compile(rf"<(/?){name}\b", re.IGNORECASE)
+def _closing_tag(name: str) -> re.Pattern[str]:
+    return re.compile(rf"</{name}\b", re.IGNORECASE)
 
 
 def _show_literal(name: str, content: str) -> str:
