@@ -29,6 +29,7 @@ _BYTES_PER_KEY = (48, 80)
 _USUAL_BYTES = 1 << 29
 # What a process holds besides: the interpreter, its libraries, and what it kept of earlier tasks.
 _PROCESS_BYTES = 160 << 20
+_LEAST_RANGE_KEYS = 100_000
 _PLACE_SUFFIX = ".place.json"
 _COUNTS = "counts.json"
 
@@ -66,7 +67,8 @@ def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int | No
     num_keys = sum(shape[0] for shape in shapes)
     share = _share_memory(memory_bytes, engine.num_workers)
     room = max(share // _BYTES_PER_KEY[shapes[0][1] - 1], 1) if shapes else 1
-    num_ranges = max(-(-num_keys // room), 1)
+    # How the keys are cut changes no mark, so that each worker has a range where that is worth sending one.
+    num_ranges = max(-(-num_keys // room), min(engine.num_workers, num_keys // _LEAST_RANGE_KEYS), 1)
     ranges = [_Range(number, num_ranges) for number in range(num_ranges)]
     num_marked = sum(engine.run(partial(_mark_range, tuple(files), folder, rule), ranges))
     (folder / _COUNTS).write_text(json.dumps({"ranges": num_ranges, "keys": num_keys, "marked": num_marked}))
