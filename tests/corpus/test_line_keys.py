@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from camelid.corpus import line_keys
 from camelid.corpus.folding import fold_as_paper, fold_as_released
+from camelid.corpus.hashing import mix, sort_stably
 from camelid.corpus.line_keys import LineKeys
 
 _LETTERS = st.one_of(st.characters(codec="utf-8"), st.sampled_from("aZ09 \n\t.,-é«１…Жİೋ"))
@@ -76,3 +77,9 @@ def test_different_lines_have_different_keys() -> None:
     for bits in (keys >> np.uint64(60), keys & np.uint64(15)):
         counts = np.bincount(bits.astype(np.int64), minlength=16)
         assert counts.max() < 1.1 * counts.min()
+
+
+@given(numbers=st.lists(st.integers(0, 9), max_size=40))
+def test_equal_hashes_stay_in_their_order(numbers: list[int]) -> None:
+    hashes = mix(np.array(numbers, np.uint64))
+    assert sort_stably(hashes).tolist() == np.argsort(hashes, kind="stable").tolist()

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from camelid.corpus.hashing import Hashes, mix
-
-Places = NDArray[np.intp]
+from camelid.corpus.hashing import Hashes, Places, mix
 
 _SEGMENT_CHARACTERS = 1 << 16  # eight bytes each: what is worked on stays in the processor's cache
 _LONG_LINE = 1 << 18
@@ -64,9 +62,12 @@ class LineKeys:
         ends = np.flatnonzero(values == _BREAK)
         starts = np.concatenate([[0], ends[:-1] + 1])
         self._pass_blanks(values, starts, ends)
-        before = np.zeros(len(values) + 1, np.uint64)
-        np.cumsum(values * self._powers[: len(values)], out=before[1:])
-        return (before[ends] - before[starts]) * self._inverses[starts], starts == ends
+        is_blank = starts == ends
+        edges = np.stack([starts, ends], axis=1).ravel()
+        # Every other sum is of what lies between two lines, and that of nothing is its first value.
+        sums = np.add.reduceat(values * self._powers[: len(values)], edges)[::2]
+        sums[is_blank] = 0
+        return sums * self._inverses[starts], is_blank
 
     def _pass_blanks(self, values: Hashes, starts: Places, ends: Places) -> None:
         """Moves the places where lines start and end past the blanks there; a line feed stands behind each line."""

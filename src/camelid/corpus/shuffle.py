@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camelid.corpus.engine import Engine
+from camelid.corpus.hashing import sort_stably
 
 Keys = npt.NDArray[np.uint64]
 Marks = npt.NDArray[np.bool_]
@@ -42,7 +43,7 @@ def write_keys(path: Path, keys: Keys) -> None:
             the key, except for the rule `not_lowest`, where it is what is compared.
     """
     keys = keys if keys.ndim == 2 else keys[:, None]
-    order = np.argsort(keys[:, 0], kind="stable").astype(np.uint32)
+    order = sort_stably(keys[:, 0]).astype(np.uint32)
     np.save(path.with_suffix(".order.npy"), order)
     # Published last, for its presence says that both are whole.
     temporary = path.with_suffix(".partial.npy")
@@ -141,6 +142,7 @@ def _decide(segments: Sequence[Keys], rule: Rule) -> Marks:
         return np.zeros(0, np.bool_)
     keys = np.concatenate(segments)
     columns = [keys[:, column] for column in range(keys.shape[1])]
+    # A stable sort goes along what is sorted already, as each segment is.
     order = np.lexsort(columns[::-1]) if len(columns) > 1 else np.argsort(columns[0], kind="stable")
     compared = columns[:1] if rule == "not_lowest" else columns
     # Whether a row, in sorted order, has the key of the row before it.

@@ -7,7 +7,7 @@ span of three sentences. Second pass: what is left, language, bad words.
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def apply_page_rules(rules: C4Rules, documents: Iterator[Document], work: Work) 
         owner = url if rules.duplicates == "lines" else 0
         for key in _piece_keys(rules, lines):
             pieces += (key, owner)
-        yield replace(document, text="\n".join(lines))
+        yield document.with_text("\n".join(lines))
     write_keys(work.path(_URLS), np.array(urls, np.uint64))
     write_keys(work.path(_PIECES), np.array(pieces, np.uint64).reshape(-1, 2))
 
@@ -203,7 +203,7 @@ def remove_repeated(rules: C4Rules, documents: Iterator[Document], work: Work) -
             if not _has_sentences(lines, edition.min_sentences):
                 work.drops.add(document, NAME, "too few sentences of its own")
                 continue
-            document = replace(document, text="\n".join(lines))
+            document = document.with_text("\n".join(lines))
         yield document
     assert place == len(is_repeated), f"{place} pieces were read and {len(is_repeated)} compared"
 

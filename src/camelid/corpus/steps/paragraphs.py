@@ -5,7 +5,6 @@ lines stays, and lines with nothing in them go.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import compress
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
 from camelid.corpus.folding import fold_as_paper, fold_as_released
+from camelid.corpus.hashing import sort_stably
 from camelid.corpus.line_keys import LineKeys
 from camelid.corpus.shuffle import mark, read_marks, write_keys
 from camelid.corpus.task import Task, Work
@@ -46,7 +46,7 @@ def collect(settings: ParagraphSettings, documents: Iterator[Document], work: Wo
         ends = np.cumsum(num_lines)
         pages = np.repeat(np.arange(len(batch)), num_lines)
         # A stable order puts the equal lines of a page side by side, the first of them first.
-        order = np.argsort(keys, kind="stable")
+        order = sort_stably(keys)
         ordered = keys[order]
         again = np.flatnonzero(ordered[1:] == ordered[:-1])
         again = again[pages[order[again + 1]] == pages[order[again]]]
@@ -80,7 +80,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def _without(document: Document, is_kept: Sequence[bool]) -> Document:
-    return replace(document, text="\n".join(compress(document.text.split("\n"), is_kept)))
+    return document.with_text("\n".join(compress(document.text.split("\n"), is_kept)))
 
 
 def decide(tasks: Sequence[Task], folder: Path, engine: Engine) -> dict[str, Any]:
