@@ -171,7 +171,8 @@ def test_every_record_of_the_real_archives_is_accounted_for(shared_data: Path) -
 
 @pytest.mark.parametrize("charset", ["bogus", '"latin-1"\r\n folded', '"l\x12tin-1"', "utf-8"])
 def test_an_unknown_charset_costs_nothing(charset: str) -> None:
-    block = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={charset}\r\n\r\n<meta charset=utf-8><p>Schöne Seite".encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={charset}\r\n\r\n"
+    block = f"{head}<meta charset=utf-8><p>Schöne Seite".encode()
     page = read_page(ArchiveRecord("response", {}, block, len(block)), block, "x.warc", 0, is_main_content=False)
     assert isinstance(page, RawRecord)
     assert page.text == "Schöne Seite"
