@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from camelid.corpus import line_keys
@@ -15,6 +15,8 @@ from camelid.corpus.hashing import mix, sort_stably
 from camelid.corpus.line_keys import LineKeys
 
 _LETTERS = st.one_of(st.characters(codec="utf-8"), st.sampled_from("aZ09 \n\t.,-é«１…Жİೋ"))
+# Beside letters, more blanks in a row than are passed step by step.
+_TEXTS = st.lists(st.one_of(_LETTERS, st.sampled_from([" " * 6, "\n"])), max_size=40).map("".join)
 _PAPER = LineKeys(fold_as_paper, is_number_one=True)
 _RELEASED = LineKeys(fold_as_released, is_number_one=False)
 
@@ -36,7 +38,8 @@ def _key(line: str) -> int:
 
 
 @settings(deadline=None, max_examples=200)
-@given(texts=st.lists(st.text(_LETTERS, max_size=40), max_size=5))
+@given(texts=st.lists(_TEXTS, max_size=5))
+@example(texts=["\nword      \nword"])
 @pytest.mark.parametrize("is_paper", [True, False])
 def test_keys_are_those_of_the_folded_lines(texts: list[str], is_paper: bool) -> None:
     folded = [_fold(line, is_paper) for text in texts for line in text.split("\n")]

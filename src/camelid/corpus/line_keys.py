@@ -86,7 +86,9 @@ class LineKeys:
             ends[moving] -= 1
         else:
             solid = np.flatnonzero(values != self._blank)
-            np.maximum(solid[np.searchsorted(solid, ends) - 1] + 1, starts, out=ends)
+            last = np.searchsorted(solid, ends) - 1
+            # Nothing stands before the end of an empty first line.
+            np.maximum(np.where(last >= 0, solid[last] + 1, 0), starts, out=ends)
 
     def _sum_up_long(self, line: str) -> tuple[Hashes, NDArray[np.bool_]]:
         """The same for one line of any length, in bounded memory."""
