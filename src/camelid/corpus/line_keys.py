@@ -135,8 +135,10 @@ class LineKeys:
         return values
 
     def _look_up(self, text: str) -> Hashes:
+        # numpy keeps text as code points, and makes them sooner than an encoder does; of no text it makes one.
+        codes = np.array([text]).view(np.uint32)[: len(text)]
         # Nothing is beyond the table; what is asked to clip is spared a look at each place.
-        values = self._values.take(np.frombuffer(text.encode("utf-32-le"), "<u4"), mode="clip")
+        values = self._values.take(codes, mode="clip")
         if len(values) and values.min() <= _SEVERAL:
             characters = set(text)
             for character in characters:
