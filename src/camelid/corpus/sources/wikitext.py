@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from camelid.corpus.sources.wikitext_templates import show_template
 
 _MARK = re.compile("\x00(\\d+)\x00")
+# Most references hold no other element, and are met as a whole.
 _TAG = re.compile(
-    r"<!--|<(ref|nowiki|pre|source|syntaxhighlight|math|chem|ce|gallery|timeline|imagemap|score|graph|mapframe|maplink|"
+    r"<!--|<ref(?=[\s/>])[^<>]*+(?<!/)>[^<]*+</ref>|"
+    r"<(ref|nowiki|pre|source|syntaxhighlight|math|chem|ce|gallery|timeline|imagemap|score|graph|mapframe|maplink|"
     r"templatedata|templatestyles|indicator|categorytree|inputbox|hiero|noinclude|table|references|section|rss|phonos|"
     r"includeonly|ruby)(?=[\s/>])([^<>]*)>",
     re.IGNORECASE,
@@ -102,6 +104,8 @@ def _take_out_tags(text: str, kept: list[str]) -> str:
         pieces.append(text[position : match.start()])
         position = match.end()
         if match[1] is None:
+            if text[position - 1] == ">":
+                continue
             end = text.find("-->", position)
             # A comment alone on its line takes the line with it.
             position = end + 3 if end >= 0 else len(text)
