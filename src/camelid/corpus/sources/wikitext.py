@@ -167,12 +167,12 @@ def _resolve_brackets(text: str, title: str, hidden: Set[str]) -> str:
     stack = [_Open("")]
     position = 0
     for match in _BRACKET.finditer(text):
-        token = match[0]
-        start = match.start()
+        start, end = match.span()
+        token = text[start:end]
         if "|" in token and text[max(0, start - _MAX_INDENT) : start].rpartition("\n")[2].strip(" \t:*#"):
             continue  # tables begin and end at the beginning of a line
         stack[-1].pieces.append(text[position:start])
-        position = match.end()
+        position = end
         kind = _OPENERS.get(token)
         if kind is None:
             if len(stack) < _MAX_DEPTH:
@@ -239,13 +239,16 @@ def _lines(text: str) -> Iterator[str]:
     is_first = True
     for line in text.split("\n"):
         line = line.strip()
+        if not line:
+            has_gap = True
+            continue
         if "(" in line or "（" in line:
             if _HAS_EMPTY_PARENTHESES.search(line):
                 line = _EMPTY_PARENTHESES.sub("", line)
             line = _OPENING_PARENTHESIS.sub("(", line)
-        if not line:
-            has_gap = True
-            continue
+            if not line:
+                has_gap = True
+                continue
         if line[0] == "=" and (heading := _HEADING.match(line)) and heading[2]:
             level = len(heading[1])
             while headings and headings[-1][0] >= level:
@@ -260,14 +263,15 @@ def _lines(text: str) -> Iterator[str]:
             line = _show_item(line, number)
         else:
             number = 0
-        if not line or _is_table_rest(line):
+        if not line or (line[0] in "|!{}" and _is_table_rest(line)):
             continue
-        for _, heading_text in headings:
-            if not is_first:
-                yield ""
-            yield heading_text
-            is_first, has_gap = False, True
-        headings.clear()
+        if headings:
+            for _, heading_text in headings:
+                if not is_first:
+                    yield ""
+                yield heading_text
+                is_first, has_gap = False, True
+            headings.clear()
         if has_gap and not is_first:
             yield ""
         has_gap, is_first = False, False
