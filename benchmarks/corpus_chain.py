@@ -1,13 +1,13 @@
-"""CCNet's chain beside what its bare library calls allow, and two workers beside one: corpus_chain.py DATA --out x.json
+"""CCNet's chain beside what its bare library calls allow: corpus_chain.py DATA --out x.json
 
 DATA is the folder of sample data. Its WARC files, and its WET files, go through the chain step by step on one core;
 beside each step the libraries do the same work and nothing else, on the very same pages: FastWARC and resiliparse,
 fastText, SentencePiece and KenLM. Paragraphs have no library: their time is ours on both sides. Lines are planted so
 that a third of each copy of a page stays after deduplication. Processor seconds count, of the best turn.
-For the workers, whole builds of the copies are timed by the clock, in turn, which wants a quiet machine.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import random
@@ -21,7 +21,6 @@ from typing import Any
 from corpus_web import extract_alone, read_alone
 from fastwarc.warc import ArchiveIterator
 
-from camelid.corpus.build import build_corpus
 from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
 from camelid.corpus.folding import Folding, fold_for_model
@@ -154,45 +153,23 @@ def _change(line: str, rng: random.Random) -> str:
     return f"{line} {word}" if line and rng.random() < _KEPT_SHARE else line
 
 
-def _archives(data: Path, folder: Path, copies: int) -> Iterator[Path]:
-    """Files of planted copies, as WARC's plain text records, so that builds have many tasks."""
+def plant_archives(data: Path, folder: Path) -> Iterator[Path]:
+    """Writes planted copies of the sample's pages, as WARC's plain text records, file by file and without end."""
     source = CommonCrawlSource(kind="common_crawl", name="web", path=".")
     archives = data / "commoncrawl" / "assembled"
-    for path in sorted(archives.glob("*.wet.gz")):
-        records = [record for record in read_file(source, archives, path.name) if isinstance(record, RawRecord)]
-        for number in range(copies):
-            pages = _plant(records, 1, seed=number)
-            target = folder / f"{path.name.partition('.')[0]}-{number}.wet"
+    for copy in itertools.count():
+        for path in sorted(archives.glob("*.wet.gz")):
+            records = [record for record in read_file(source, archives, path.name) if isinstance(record, RawRecord)]
+            target = folder / f"{path.name.partition('.')[0]}-{copy:04d}.wet"
             with target.open("wb") as file:
-                for page in pages:
+                for page in _plant(records, 1, seed=copy):
                     block = page.text.encode()
                     head = (
-                        f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: {page.url}#{number}\r\n"
+                        f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: {page.url}#{copy}\r\n"
                         f"Content-Length: {len(block)}\r\n\r\n"
                     )
                     file.write(head.encode() + block + b"\r\n\r\n")
             yield target
-
-
-def measure_workers(data: Path, folder: Path, copies: int, turns: int) -> dict[str, Any]:
-    """Seconds of whole builds with one and with two workers, by turn, and whether their bytes are the same."""
-    raw = folder / "raw"
-    raw.mkdir()
-    amount = sum(path.stat().st_size for path in _archives(data, raw, copies))
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    digests = set()
-    for turn in range(turns):
-        for num_workers in seconds:
-            values = {
-                "sources": [{"kind": "common_crawl", "name": "web", "path": "raw"}],
-                "num_workers": num_workers,
-            }
-            start = time.perf_counter()
-            settings = CorpusSettings.model_validate(values)
-            digests.add(build_corpus(settings, folder / f"{turn}-{num_workers}", seed=0, base=folder).digest)
-            seconds[num_workers].append(time.perf_counter() - start)
-    ratio = min(seconds[1]) / min(seconds[2])
-    return {"megabytes": amount / 1e6, "one": seconds[1], "two": seconds[2], "ratio": ratio, "same": len(digests) == 1}
 
 
 def main() -> None:
@@ -200,18 +177,14 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--copies", type=int, default=3)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--worker-turns", type=int, default=1)
-    parser.add_argument("--worker-copies", type=int, default=0, help="Copies for the builds with one and two workers.")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if options.worker_copies:
-            result["workers"] = measure_workers(options.data, folder, options.worker_copies, options.worker_turns)
         texts = [page.text for page in _english(options.data)]
         train_language_model(LanguageModelSettings(vocab_size=8000), lambda: texts, folder / "lm", {})
-        for kind in _SUFFIXES if options.copies else ():
+        for kind in _SUFFIXES:
             chain = Chain(folder, options.copies, options.turns)
             chain.run(options.data / "commoncrawl" / "assembled", kind)
             share = sum(row["bare_seconds"] for row in chain.rows) / sum(row["seconds"] for row in chain.rows)

@@ -5,6 +5,7 @@ same documents and is timed by the processor time of this process, the best of -
 """
 
 import argparse
+import itertools
 import json
 import platform
 import random
@@ -168,7 +169,19 @@ def _measure_perplexity(
 
 
 def repeat_pages(folder: Path, num_bytes: float) -> list[Document]:
-    """The pages of the WET files again and again, each time with one word in ten of a line changed."""
+    """The pages of `iterate_pages` up to so many bytes."""
+    documents: list[Document] = []
+    done = 0
+    for round_of_pages in iterate_pages(folder):
+        documents += round_of_pages
+        done += sum(len(document.text.encode()) for document in round_of_pages)
+        if done >= num_bytes:
+            return documents
+    return documents
+
+
+def iterate_pages(folder: Path) -> Iterator[list[Document]]:
+    """The pages of the WET files again and again, without end, each time with one word in ten of a line changed."""
     source = CommonCrawlSource(kind="common_crawl", name="web", path=".")
     records = [
         record
@@ -179,19 +192,18 @@ def repeat_pages(folder: Path, num_bytes: float) -> list[Document]:
     model = language.load_fasttext(language.find_language_model(None, Path()))
     languages = [language.predict(model, record.text)[0] for record in records]
     rng = random.Random(1)
-    documents: list[Document] = []
-    done = 0
-    while done < num_bytes:
+    numbers = itertools.count()
+    while True:
+        documents = []
         for record, code in zip(records, languages, strict=True):
             lines = [
                 line if rng.random() < 0.5 else f"{line} {rng.randrange(10**6)}x" for line in record.text.split("\n")
             ]
-            text = "\n".join(lines)
+            number = next(numbers)
             documents.append(
-                Document(str(len(documents)), text, "web", record.url, record.path, len(documents), language=code)
+                Document(str(number), "\n".join(lines), "web", record.url, record.path, number, language=code)
             )
-            done += len(text.encode())
-    return documents
+        yield documents
 
 
 def _task(folder: Path) -> Task:

@@ -54,6 +54,8 @@ _WORDS = st.sampled_from(
     [
         *("word", "Word", "two.", "end!", '"said"', "wait...", "[12]", "[edit]", "[citation needed]", "JavaScript"),
         *("lorem ipsum", "{", "Privacy Policy", "use cookies", "terms of use", "\t", "x"),
+        # Other blanks, a letter of two in lower case, a sign that becomes a k, and half a pair of UTF-16.
+        *("\u3000", "\x1c", "\x85", "\r", "privacy pol\u0130cy", "uses coo\N{KELVIN SIGN}ies", "\ud800"),
     ]
 )
 _LINES = st.lists(st.one_of(_WORDS, st.just("y" * 1001), st.just("a b c d e f.")), max_size=9).map(" ".join)

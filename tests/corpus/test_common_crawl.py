@@ -21,7 +21,9 @@ from camelid.corpus.build import build_corpus
 from camelid.corpus.document import Document, read_documents
 from camelid.corpus.ledger import LEDGER_NAME
 from camelid.corpus.settings import CorpusSettings
-from camelid.corpus.sources.record import Unreadable
+from camelid.corpus.sources.common_crawl import read_page
+from camelid.corpus.sources.record import RawRecord, Unreadable
+from camelid.corpus.sources.warc import ArchiveRecord
 
 
 def _build(folder: Path, name: str = "corpus", num_workers: int = 1, **source: Any) -> Manifest:
@@ -165,3 +167,12 @@ def test_every_record_of_the_real_archives_is_accounted_for(shared_data: Path) -
     japanese = [record for record in records if record.path == "clueweb-quirk.warc.gz"]
     assert len(japanese) == 29
     assert sum("ブランド" in record.text for record in japanese) > 20
+
+
+@pytest.mark.parametrize("charset", ["bogus", '"latin-1"\r\n folded', '"l\x12tin-1"', "utf-8"])
+def test_an_unknown_charset_costs_nothing(charset: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={charset}\r\n\r\n"
+    block = f"{head}<meta charset=utf-8><p>Schöne Seite".encode()
+    page = read_page(ArchiveRecord("response", {}, block, len(block)), block, "x.warc", 0, is_main_content=False)
+    assert isinstance(page, RawRecord)
+    assert page.text == "Schöne Seite"

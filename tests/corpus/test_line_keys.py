@@ -6,14 +6,17 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from camelid.corpus import line_keys
 from camelid.corpus.folding import fold_as_paper, fold_as_released
+from camelid.corpus.hashing import mix, sort_stably
 from camelid.corpus.line_keys import LineKeys
 
 _LETTERS = st.one_of(st.characters(codec="utf-8"), st.sampled_from("aZ09 \n\t.,-é«１…Жİೋ"))
+# Beside letters, more blanks in a row than are passed step by step.
+_TEXTS = st.lists(st.one_of(_LETTERS, st.sampled_from([" " * 6, "\n"])), max_size=40).map("".join)
 _PAPER = LineKeys(fold_as_paper, is_number_one=True)
 _RELEASED = LineKeys(fold_as_released, is_number_one=False)
 
@@ -35,7 +38,8 @@ def _key(line: str) -> int:
 
 
 @settings(deadline=None, max_examples=200)
-@given(texts=st.lists(st.text(_LETTERS, max_size=40), max_size=5))
+@given(texts=st.lists(_TEXTS, max_size=5))
+@example(texts=["\nword      \nword"])
 @pytest.mark.parametrize("is_paper", [True, False])
 def test_keys_are_those_of_the_folded_lines(texts: list[str], is_paper: bool) -> None:
     folded = [_fold(line, is_paper) for text in texts for line in text.split("\n")]
@@ -76,3 +80,9 @@ def test_different_lines_have_different_keys() -> None:
     for bits in (keys >> np.uint64(60), keys & np.uint64(15)):
         counts = np.bincount(bits.astype(np.int64), minlength=16)
         assert counts.max() < 1.1 * counts.min()
+
+
+@given(numbers=st.lists(st.integers(0, 9), max_size=40))
+def test_equal_hashes_stay_in_their_order(numbers: list[int]) -> None:
+    hashes = mix(np.array(numbers, np.uint64))
+    assert sort_stably(hashes).tolist() == np.argsort(hashes, kind="stable").tolist()

@@ -10,6 +10,8 @@ from xml.sax.saxutils import escape
 
 import mwparserfromhell
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from read_source import read_source
 
 from camelid.corpus.source_settings import WikipediaSource
@@ -228,6 +230,28 @@ def test_redirects_namespaces_and_models_are_refused(tmp_path: Path) -> None:
     ]
     records, _ = read_source(tmp_path, kind="wikipedia", namespaces=(0, 14))
     assert len(records) == 3
+
+
+def test_of_several_revisions_the_last_counts_and_of_several_elements_the_first(tmp_path: Path) -> None:
+    last = "<revision><text>a &lt;b&gt;<![CDATA[&c]]><x>no</x>no</text><text>no</text></revision>"
+    pages = [
+        _page(1).replace("</page>", f"<title>no</title>{last}</page>"),
+        _page(2).replace("</page>", "<revision><model>wikitext</model></revision></page>"),
+        _page(3, "&nbsp;").replace("&amp;", "&"),
+        _page(4, "<a>" * 200_000).replace("&lt;", "<").replace("&gt;", ">"),
+    ]
+    (tmp_path / "dewiki-20220701-pages-articles.xml").write_bytes(_dump(*pages))
+    records, others = read_source(tmp_path, kind="wikipedia")
+    assert [(record.title, record.text) for record in records] == [("Page 1", "a &c")]
+    assert [(other.offset, other.reason) for other in others] == [(1, "no text"), (2, "not XML"), (3, "not XML")]
+    assert others[1].detail.startswith("undefined entity")
+
+
+@given(pieces=st.lists(st.sampled_from(["word", " ", "  ", ",", ".", ";", "\t", "\xa0", ",x"]), max_size=12))
+def test_runs_of_blanks_are_one_and_none_stands_before_punctuation(pieces: list[str]) -> None:
+    text = f"x{''.join(pieces)}x"
+    single = re.sub("  +", " ", re.sub("[\t\xa0]", " ", text))
+    assert _text(text) == re.sub(r" ([,.;])(?=\s|\Z)", r"\1", single)
 
 
 def test_the_language_comes_from_the_name_the_setting_or_the_dump(tmp_path: Path) -> None:

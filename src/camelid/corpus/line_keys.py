@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from camelid.corpus.hashing import Hashes, mix
-
-Places = NDArray[np.intp]
+from camelid.corpus.hashing import Hashes, Places, mix
 
 _SEGMENT_CHARACTERS = 1 << 16  # eight bytes each: what is worked on stays in the processor's cache
 _LONG_LINE = 1 << 18
@@ -64,9 +62,12 @@ class LineKeys:
         ends = np.flatnonzero(values == _BREAK)
         starts = np.concatenate([[0], ends[:-1] + 1])
         self._pass_blanks(values, starts, ends)
-        before = np.zeros(len(values) + 1, np.uint64)
-        np.cumsum(values * self._powers[: len(values)], out=before[1:])
-        return (before[ends] - before[starts]) * self._inverses[starts], starts == ends
+        is_blank = starts == ends
+        edges = np.stack([starts, ends], axis=1).ravel()
+        # Every other sum is of what lies between two lines, and that of nothing is its first value.
+        sums = np.add.reduceat(values * self._powers[: len(values)], edges)[::2]
+        sums[is_blank] = 0
+        return sums * self._inverses[starts], is_blank
 
     def _pass_blanks(self, values: Hashes, starts: Places, ends: Places) -> None:
         """Moves the places where lines start and end past the blanks there; a line feed stands behind each line."""
@@ -85,7 +86,9 @@ class LineKeys:
             ends[moving] -= 1
         else:
             solid = np.flatnonzero(values != self._blank)
-            np.maximum(solid[np.searchsorted(solid, ends) - 1] + 1, starts, out=ends)
+            last = np.searchsorted(solid, ends) - 1
+            # Nothing stands before the end of an empty first line.
+            np.maximum(np.where(last >= 0, solid[last] + 1, 0), starts, out=ends)
 
     def _sum_up_long(self, line: str) -> tuple[Hashes, NDArray[np.bool_]]:
         """The same for one line of any length, in bounded memory."""
@@ -132,8 +135,10 @@ class LineKeys:
         return values
 
     def _look_up(self, text: str) -> Hashes:
+        # numpy keeps text as code points, and makes them sooner than an encoder does; of no text it makes one.
+        codes = np.array([text]).view(np.uint32)[: len(text)]
         # Nothing is beyond the table; what is asked to clip is spared a look at each place.
-        values = self._values.take(np.frombuffer(text.encode("utf-32-le"), "<u4"), mode="clip")
+        values = self._values.take(codes, mode="clip")
         if len(values) and values.min() <= _SEVERAL:
             characters = set(text)
             for character in characters:

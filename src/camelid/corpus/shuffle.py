@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camelid.corpus.engine import Engine
+from camelid.corpus.hashing import sort_stably
 
 Keys = npt.NDArray[np.uint64]
 Marks = npt.NDArray[np.bool_]
@@ -29,6 +30,7 @@ _BYTES_PER_KEY = (48, 80)
 _USUAL_BYTES = 1 << 29
 # What a process holds besides: the interpreter, its libraries, and what it kept of earlier tasks.
 _PROCESS_BYTES = 160 << 20
+_LEAST_RANGE_KEYS = 100_000
 _PLACE_SUFFIX = ".place.json"
 _COUNTS = "counts.json"
 
@@ -41,7 +43,7 @@ def write_keys(path: Path, keys: Keys) -> None:
             the key, except for the rule `not_lowest`, where it is what is compared.
     """
     keys = keys if keys.ndim == 2 else keys[:, None]
-    order = np.argsort(keys[:, 0], kind="stable").astype(np.uint32)
+    order = sort_stably(keys[:, 0]).astype(np.uint32)
     np.save(path.with_suffix(".order.npy"), order)
     # Published last, for its presence says that both are whole.
     temporary = path.with_suffix(".partial.npy")
@@ -66,7 +68,8 @@ def mark(files: Sequence[Path], folder: Path, rule: Rule, memory_bytes: int | No
     num_keys = sum(shape[0] for shape in shapes)
     share = _share_memory(memory_bytes, engine.num_workers)
     room = max(share // _BYTES_PER_KEY[shapes[0][1] - 1], 1) if shapes else 1
-    num_ranges = max(-(-num_keys // room), 1)
+    # How the keys are cut changes no mark, so that each worker has a range where that is worth sending one.
+    num_ranges = max(-(-num_keys // room), min(engine.num_workers, num_keys // _LEAST_RANGE_KEYS), 1)
     ranges = [_Range(number, num_ranges) for number in range(num_ranges)]
     num_marked = sum(engine.run(partial(_mark_range, tuple(files), folder, rule), ranges))
     (folder / _COUNTS).write_text(json.dumps({"ranges": num_ranges, "keys": num_keys, "marked": num_marked}))
@@ -139,6 +142,7 @@ def _decide(segments: Sequence[Keys], rule: Rule) -> Marks:
         return np.zeros(0, np.bool_)
     keys = np.concatenate(segments)
     columns = [keys[:, column] for column in range(keys.shape[1])]
+    # A stable sort goes along what is sorted already, as each segment is.
     order = np.lexsort(columns[::-1]) if len(columns) > 1 else np.argsort(columns[0], kind="stable")
     compared = columns[:1] if rule == "not_lowest" else columns
     # Whether a row, in sorted order, has the key of the row before it.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastwarc.warc import ArchiveIterator
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree
@@ -70,9 +70,9 @@ def read_page(
         payload = message.body if not message.http else _decode_body(message.http)
     except (OSError, ValueError, RuntimeError) as error:
         return Unreadable(path, offset, "damaged", f"body: {error} ({url})")
-    if not payload.strip():
+    if not payload or payload.isspace():
         return Refused(path, offset, STEP, "empty", url)
-    text = bytes_to_str(payload, message.charset or detect_encoding(payload, from_html_meta=True) or "utf-8")
+    text = _decode_text(payload, message.charset)
     title = None
     if message.media_type in _HTML_TYPES:
         try:
@@ -112,7 +112,10 @@ def _parse_message(record: ArchiveRecord, block: bytes) -> _Message:
     else:
         head, body = (block[:end], block[end + 4 :]) if end >= 0 else (block.rstrip(b"\r\n"), b"")
     # The library reads the headers alone; bodies are long, and most are as they were sent.
-    parsed = _parse_http(_wrap(head, b""), "none")
+    parsed = WarcRecord()
+    parsed.set_bytes_content(head + b"\r\n\r\n")
+    parsed.record_type, parsed.is_http = WarcRecordType.response, True
+    parsed.parse_http(auto_decode="none")
     media_type = (parsed.http_content_type or "").lower() or _sniff(body)
     names = {name.lower() for name, _ in parsed.http_headers.items()}
     is_encoded = not names.isdisjoint(("content-encoding", "transfer-encoding"))
@@ -145,6 +148,16 @@ def _decode_body(http: bytes) -> bytes:
     return body
 
 
+def _decode_text(payload: bytes, charset: str | None) -> str:
+    """The text of a page, by the encoding that the server names if there is one of that name."""
+    if charset:
+        try:
+            return bytes_to_str(payload, charset)
+        except LookupError:
+            pass
+    return bytes_to_str(payload, detect_encoding(payload, from_html_meta=True) or "utf-8")
+
+
 def _parse_http(http: bytes, decoding: Literal["all", "content", "none"]) -> Any:
     for parsed in ArchiveIterator(io.BytesIO(http), parse_http=True, auto_decode=decoding, fsspec_args=False):
         return parsed
@@ -156,10 +169,18 @@ def _sniff(payload: bytes) -> str:
     return "text/html" if begin.startswith((b"<!doctype html", b"<html")) else "unknown"
 
 
+def _mend(text: str) -> str:
+    """Text that UTF-8 can hold: an extractor may make half of a surrogate pair of a character reference."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
 def _make_record(path: str, offset: int, text: str, url: str, title: str | None, num_bytes: int) -> RawRecord:
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.isascii():
-        # What an extractor makes of a character reference may be half of a surrogate pair.
-        text = text.encode("utf-8", "replace").decode()
-        title = title and title.encode("utf-8", "replace").decode()
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _mend(text)
+    title = title and _mend(title)
     return RawRecord(path, offset, text, url=url or path, title=title, num_raw_bytes=num_bytes)

@@ -179,7 +179,8 @@ class _Text:
         length = len(self.data) - self.at
         if length >= num_bytes:
             return True
-        pieces = [self.data[self.at :]]
+        # What lies in one piece is not copied.
+        pieces = [self.data[self.at :]] if length else []
         self._num_dropped += self.at
         self.at = 0
         while length < num_bytes and (data := self._source.read()):
@@ -268,7 +269,9 @@ def _take_block(text: _Text, kind: str, headers: dict[str, str], num_bytes: int,
             return ArchiveRecord(kind, headers, None, num_bytes)
     else:
         is_whole = text.fill(num_bytes)
-        text.fill(num_bytes + 8)
+        text.fill(num_bytes + 1)
+        if text.data[text.at + num_bytes : text.at + num_bytes + 1] not in b"\r\n":
+            text.fill(num_bytes + 8)
         end = text.at + num_bytes
         follows = text.data[end : end + 8]
         if is_whole and (not follows or follows[:1] in b"\r\n" or _BEGIN.match(follows)):

@@ -13,17 +13,20 @@ from dataclasses import dataclass, field
 from camelid.corpus.sources.wikitext_templates import show_template
 
 _MARK = re.compile("\x00(\\d+)\x00")
+# Most references hold no other element, and are met as a whole.
 _TAG = re.compile(
-    r"<!--|<(ref|nowiki|pre|source|syntaxhighlight|math|chem|ce|gallery|timeline|imagemap|score|graph|mapframe|maplink|"
+    r"<!--|<ref(?=[\s/>])[^<>]*+(?<!/)>[^<]*+</ref>|"
+    r"<(ref|nowiki|pre|source|syntaxhighlight|math|chem|ce|gallery|timeline|imagemap|score|graph|mapframe|maplink|"
     r"templatedata|templatestyles|indicator|categorytree|inputbox|hiero|noinclude|table|references|section|rss|phonos|"
     r"includeonly|ruby)(?=[\s/>])([^<>]*)>",
     re.IGNORECASE,
 )
+_TABLE_EDGE = re.compile(r"<(/?)table\b", re.IGNORECASE)
 _LITERAL = frozenset({"nowiki", "pre", "source", "syntaxhighlight"})
 _FORMULA = frozenset({"math", "chem", "ce"})
 _TRANSPARENT = frozenset({"ruby", "section"})
 # Nine links in ten have no bracket inside; they need no stack.
-_PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|]*)(?:\|([^\[\]{}|]*))?\]\]")
+_PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|]*+)(?:\|([^\[\]{}|]*+))?+\]\]")
 _BRACKET = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}(?!\})")
 _OPENERS = {"}}": "{{", "]]": "[[", "|}": "{|"}
 _MAX_DEPTH = 100
@@ -49,8 +52,8 @@ _EMPTY = r"[(（](?:[\w '’.-]{0,20}:)?(?:[\s,;:/–—-]|\b(?:or|und|et)\b)*[)
 _HAS_EMPTY_PARENTHESES = re.compile(_EMPTY)  # found much sooner than with the blank before it
 _EMPTY_PARENTHESES = re.compile(" ?" + _EMPTY)
 _OPENING_PARENTHESIS = re.compile(r"\([\s,;:]+")
-_BLANKS = re.compile(r"  +")
-_BLANK_BEFORE = re.compile(r" ([,.;])(?=\s|\Z)")
+# Each branch begins with a character, which rules most places out.
+_BLANKS = re.compile(r" (?:[,.;](?=\s|\Z)|  *(?:[,.;](?=\s|\Z))?)")
 _IMAGE = re.compile(
     r"[^|\[\]]+\.(?:jpe?g|png|gif|svg|tiff?|webp|webm|og[gva]|mp3|mid|wav|pdf|djvu|xcf)\s*(?:\||\Z)", re.IGNORECASE
 )
@@ -86,7 +89,8 @@ def wikitext_to_text(text: str, title: str, hidden: Set[str]) -> str:
     text = _SWITCH.sub(lambda match: "" if match[0].isupper() else match[0], text)
     if "&" in text:
         text = html.unescape(text)
-    text = _BLANK_BEFORE.sub(r"\1", _BLANKS.sub(" ", text.replace("\t", " ").replace("\xa0", " ")))
+    text = text.replace("\t", " ").replace("\xa0", " ")
+    text = _BLANKS.sub(lambda match: match[0].strip(" ") or " ", text)
     text = "\n".join(_lines(text))
     return _MARK.sub(lambda match: kept[int(match[1])], text) if kept else text
 
@@ -100,6 +104,8 @@ def _take_out_tags(text: str, kept: list[str]) -> str:
         pieces.append(text[position : match.start()])
         position = match.end()
         if match[1] is None:
+            if text[position - 1] == ">":
+                continue
             end = text.find("-->", position)
             # A comment alone on its line takes the line with it.
             position = end + 3 if end >= 0 else len(text)
@@ -124,17 +130,20 @@ def _take_out_tags(text: str, kept: list[str]) -> str:
 
 def _find_end(text: str, name: str, position: int) -> int:
     """Where the element that begins before `position` is closed, -1 for nowhere; tables may hold tables."""
+    if name != "table":
+        found = _closing_tag(name).search(text, position)
+        return found.start() if found else -1
     depth = 1
-    for match in _edge(name).finditer(text, position):
-        depth += -1 if match[1] else name == "table"
+    for match in _TABLE_EDGE.finditer(text, position):
+        depth += -1 if match[1] else 1
         if depth == 0:
             return match.start()
     return -1
 
 
 @functools.cache
-def _edge(name: str) -> re.Pattern[str]:
-    return re.compile(rf"<(/?){name}\b", re.IGNORECASE)
+def _closing_tag(name: str) -> re.Pattern[str]:
+    return re.compile(rf"</{name}\b", re.IGNORECASE)
 
 
 def _show_literal(name: str, content: str) -> str:
@@ -158,12 +167,12 @@ def _resolve_brackets(text: str, title: str, hidden: Set[str]) -> str:
     stack = [_Open("")]
     position = 0
     for match in _BRACKET.finditer(text):
-        token = match[0]
-        start = match.start()
+        start, end = match.span()
+        token = text[start:end]
         if "|" in token and text[max(0, start - _MAX_INDENT) : start].rpartition("\n")[2].strip(" \t:*#"):
             continue  # tables begin and end at the beginning of a line
         stack[-1].pieces.append(text[position:start])
-        position = match.end()
+        position = end
         kind = _OPENERS.get(token)
         if kind is None:
             if len(stack) < _MAX_DEPTH:
@@ -230,13 +239,16 @@ def _lines(text: str) -> Iterator[str]:
     is_first = True
     for line in text.split("\n"):
         line = line.strip()
+        if not line:
+            has_gap = True
+            continue
         if "(" in line or "（" in line:
             if _HAS_EMPTY_PARENTHESES.search(line):
                 line = _EMPTY_PARENTHESES.sub("", line)
             line = _OPENING_PARENTHESIS.sub("(", line)
-        if not line:
-            has_gap = True
-            continue
+            if not line:
+                has_gap = True
+                continue
         if line[0] == "=" and (heading := _HEADING.match(line)) and heading[2]:
             level = len(heading[1])
             while headings and headings[-1][0] >= level:
@@ -251,14 +263,15 @@ def _lines(text: str) -> Iterator[str]:
             line = _show_item(line, number)
         else:
             number = 0
-        if not line or _is_table_rest(line):
+        if not line or (line[0] in "|!{}" and _is_table_rest(line)):
             continue
-        for _, heading_text in headings:
-            if not is_first:
-                yield ""
-            yield heading_text
-            is_first, has_gap = False, True
-        headings.clear()
+        if headings:
+            for _, heading_text in headings:
+                if not is_first:
+                    yield ""
+                yield heading_text
+                is_first, has_gap = False, True
+            headings.clear()
         if has_gap and not is_first:
             yield ""
         has_gap, is_first = False, False

@@ -1,5 +1,6 @@
 """Templates that are part of a sentence: what they show. All others are furniture and vanish."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -23,23 +24,31 @@ def show_template(content: str, title: str) -> str:
         content: name and arguments, what is inside them shown already.
         title: of the page.
     """
-    name, *arguments = content.split("|")
-    name = name.strip().lower().replace("_", " ")
-    constant = _CONSTANTS.get(name)
-    if constant is not None:
-        return constant
+    raw_name, pipe, rest = content.partition("|")
+    name, show = _find_show(raw_name)
+    if show is not None:
+        return show(rest.split("|") if pipe else ())
+    if name in _CONSTANTS:
+        return _CONSTANTS[name]
     if name in _TITLES:
         return title
+    if name.partition(":")[0] in _FUNCTIONS:
+        return content.partition(":")[2].partition("|")[0].strip()
+    return ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _find_show(name: str) -> tuple[str, Show | None]:
+    """The name as the tables have it, and what shows the arguments, if anything does."""
+    name = name.strip().lower().replace("_", " ")
+    if name in _CONSTANTS or name in _TITLES:
+        return name, None
     show = _SHOWN.get(name)
     if show is None and _LANGUAGE.match(name):
         show = _first
     if show is None and _SOUNDS.match(name):
         show = _wrapped("[", "]")
-    if show is not None:
-        return show(arguments)
-    if name.partition(":")[0] in _FUNCTIONS:
-        return content.partition(":")[2].partition("|")[0].strip()
-    return ""
+    return name, show
 
 
 def _positional(arguments: Sequence[str]) -> list[str]:

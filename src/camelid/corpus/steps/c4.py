@@ -7,7 +7,7 @@ span of three sentences. Second pass: what is left, language, bad words.
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,14 @@ _URLS, _PIECES = "c4-urls", "c4-pieces"
 _SPAN_SENTENCES = 3
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
-_SUSPICIOUS = ("lorem ipsum", "javascript", "{", "cookie", "policy", "terms of use")
-_LONG_WORDS: dict[int, re.Pattern[str]] = {}
+_SUSPICIOUS = (b"lorem ipsum", b"javascript", b"{", b"terms of use")
+# What all phrases of a kind have in common, and the phrases.
+_SUSPICIOUS_PHRASES = (
+    (b" policy", (b"privacy policy", b"cookie policy")),
+    (b" cookies", (b"uses cookies", b"use of cookies", b"use cookies")),
+)
+# Besides A to Z, the only character whose small letter is one of a to z and nothing else.
+_KELVIN_SIGN = "\N{KELVIN SIGN}"
 _ADDRESS = re.compile(r"[a-z]+://(?:www\.)?", re.IGNORECASE)
 _TRACKING = re.compile(r"[?&](?:utm_[^&#]*|fbclid=[^&#]*|gclid=[^&#]*)")
 
@@ -74,31 +80,53 @@ def apply_page_rules(rules: C4Rules, documents: Iterator[Document], work: Work) 
         owner = url if rules.duplicates == "lines" else 0
         for key in _piece_keys(rules, lines):
             pieces += (key, owner)
-        yield replace(document, text="\n".join(lines))
+        yield document.with_text("\n".join(lines))
     write_keys(work.path(_URLS), np.array(urls, np.uint64))
     write_keys(work.path(_PIECES), np.array(pieces, np.uint64).reshape(-1, 2))
 
 
 def filter_lines(text: str, rules: C4Rules, min_words: int, end_marks: tuple[str, ...]) -> tuple[list[str], str]:
     """The lines of a page that stay, or the reason for which the whole page goes."""
-    long_word = _long_word(rules.max_word_characters)
-    # No line without an end mark survives, whatever else it holds; but a citation mark may stand behind it.
-    last_marks = frozenset((*end_marks, "]"))
+    max_characters = rules.max_word_characters
+    last_marks = frozenset(end_marks)
     kept = []
-    for line in [line for line in map(str.strip, text.split("\n")) if line and line[-1] in last_marks]:
-        if len(line) > rules.max_word_characters and long_word.search(line):
+    for end in (*[match.start() for match in _line_ends(end_marks).finditer(text)], len(text)):
+        line = text[text.rfind("\n", 0, end) + 1 : end].strip()
+        if len(line) > max_characters and max(map(len, line.split())) > max_characters:
             continue
         if "[" in line:
             line = _CITATION.sub("", line)
-        if not line.endswith(end_marks) or line.endswith("..."):
+        if line[-1:] not in last_marks or line.endswith("..."):
             continue
         if len(line.split(None, min_words - 1)) < min_words:
             continue
         kept.append(line)
-    words = "\n".join(kept).lower()
-    if any(word in words for word in _SUSPICIOUS):
+    if _may_be_suspicious(kept) or _KELVIN_SIGN in text:
         return _filter_suspicious(kept)
     return kept, "" if kept else "no line left"
+
+
+def _may_be_suspicious(lines: Sequence[str]) -> bool:
+    """Whether the rules that look for words find any."""
+    try:
+        # Small letters cost a quarter in bytes, and words are found sooner there.
+        words = "\n".join(lines).encode().lower()
+    except UnicodeEncodeError:
+        return True
+    for word in _SUSPICIOUS:
+        if word in words:
+            return True
+    return any(common in words and any(map(words.__contains__, phrases)) for common, phrases in _SUSPICIOUS_PHRASES)
+
+
+@cache
+def _line_ends(end_marks: tuple[str, ...]) -> re.Pattern[str]:
+    """Where lines end that may stay: after an end mark, or what may stand behind one, a blank or a citation mark.
+
+    Few lines of the web do, and only they become strings of their own. The line break comes first in the pattern, so
+    that the machine that matches it runs once a line and not once a character.
+    """
+    return re.compile(rf"\n(?<=[{re.escape(''.join(end_marks))}\]\s]\n)")
 
 
 def _filter_suspicious(lines: Sequence[str]) -> tuple[list[str], str]:
@@ -116,12 +144,6 @@ def _filter_suspicious(lines: Sequence[str]) -> tuple[list[str], str]:
             continue
         kept.append(line)
     return kept, "" if kept else "no line left"
-
-
-def _long_word(max_characters: int) -> re.Pattern[str]:
-    if max_characters not in _LONG_WORDS:
-        _LONG_WORDS[max_characters] = re.compile(rf"\S{{{max_characters + 1}}}")
-    return _LONG_WORDS[max_characters]
 
 
 def _has_sentences(lines: Sequence[str], number: int) -> bool:
@@ -181,7 +203,7 @@ def remove_repeated(rules: C4Rules, documents: Iterator[Document], work: Work) -
             if not _has_sentences(lines, edition.min_sentences):
                 work.drops.add(document, NAME, "too few sentences of its own")
                 continue
-            document = replace(document, text="\n".join(lines))
+            document = document.with_text("\n".join(lines))
         yield document
     assert place == len(is_repeated), f"{place} pieces were read and {len(is_repeated)} compared"
 

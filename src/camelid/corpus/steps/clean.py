@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from camelid.corpus.document import Document
 from camelid.corpus.ledger import Drops
@@ -24,4 +23,4 @@ def clean(
         if len(text) - 1 < min_characters:
             drops.add(document, NAME, "too short", f"{len(text) - 1} characters")
             continue
-        yield replace(document, text=text)
+        yield document.with_text(text)

@@ -5,7 +5,6 @@ lines stays, and lines with nothing in them go.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import compress
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from camelid.corpus.document import Document
 from camelid.corpus.engine import Engine
 from camelid.corpus.folding import fold_as_paper, fold_as_released
+from camelid.corpus.hashing import sort_stably
 from camelid.corpus.line_keys import LineKeys
 from camelid.corpus.shuffle import mark, read_marks, write_keys
 from camelid.corpus.task import Task, Work
@@ -42,11 +42,13 @@ def collect(settings: ParagraphSettings, documents: Iterator[Document], work: Wo
     stored = [np.zeros(0, np.uint64)]
     for batch in _batches(documents):
         keys, is_blank = keys_of([document.text for document in batch])
-        num_lines = np.array([document.text.count("\n") + 1 for document in batch])
+        # Most pages lose a line; to split a page costs little more than to count its lines.
+        lines = [document.text.split("\n") for document in batch]
+        num_lines = np.array(list(map(len, lines)))
         ends = np.cumsum(num_lines)
         pages = np.repeat(np.arange(len(batch)), num_lines)
         # A stable order puts the equal lines of a page side by side, the first of them first.
-        order = np.argsort(keys, kind="stable")
+        order = sort_stably(keys)
         ordered = keys[order]
         again = np.flatnonzero(ordered[1:] == ordered[:-1])
         again = again[pages[order[again + 1]] == pages[order[again]]]
@@ -56,13 +58,13 @@ def collect(settings: ParagraphSettings, documents: Iterator[Document], work: Wo
         num_kept = np.diff(np.concatenate([[0], np.cumsum(is_kept)])[np.concatenate([[0], ends])])
         work.counts["paragraphs_in"] += len(keys)
         work.counts["paragraph_characters_in"] += sum(len(document.text) for document in batch)
-        rows = zip(batch, ends.tolist(), num_lines.tolist(), num_kept.tolist(), strict=True)
-        for document, end, lines, kept in rows:
+        for document, own, end, kept in zip(batch, lines, ends.tolist(), num_kept.tolist(), strict=True):
             if not kept:
                 work.drops.add(document, NAME, "nothing left", "only blank lines")
                 continue
-            work.counts["paragraphs_dropped_in_page"] += lines - kept
-            yield _without(document, is_kept[end - lines : end].tolist()) if kept < lines else document
+            work.counts["paragraphs_dropped_in_page"] += len(own) - kept
+            is_whole = kept == len(own)
+            yield document if is_whole else _keep(document, own, is_kept[end - len(own) : end].tolist())
     write_keys(work.path(NAME), np.concatenate(stored))
 
 
@@ -79,8 +81,8 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _without(document: Document, is_kept: Sequence[bool]) -> Document:
-    return replace(document, text="\n".join(compress(document.text.split("\n"), is_kept)))
+def _keep(document: Document, lines: Sequence[str], is_kept: Sequence[bool]) -> Document:
+    return document.with_text("\n".join(compress(lines, is_kept)))
 
 
 def decide(tasks: Sequence[Task], folder: Path, engine: Engine) -> dict[str, Any]:
@@ -101,13 +103,13 @@ def remove(documents: Iterator[Document], work: Work) -> Iterator[Document]:
     num_kept = np.concatenate([[0], np.cumsum(is_kept)])
     place = 0
     for document in documents:
-        start, num_lines = place, document.text.count("\n") + 1
-        place += num_lines
+        lines = document.text.split("\n")
+        start, place = place, place + len(lines)
         kept = int(num_kept[place] - num_kept[start])
-        if kept == num_lines:
+        if kept == len(lines):
             yield document
         elif kept:
-            yield _without(document, is_kept[start:place].tolist())
+            yield _keep(document, lines, is_kept[start:place].tolist())
         else:
-            work.drops.add(document, NAME, "nothing left", f"{num_lines} paragraphs that other pages have too")
+            work.drops.add(document, NAME, "nothing left", f"{len(lines)} paragraphs that other pages have too")
     assert place == len(is_kept), f"{place} paragraphs were read and {len(is_kept)} compared"
