@@ -34,7 +34,7 @@ _SUSPICIOUS_PHRASES = (
     (b" cookies", (b"uses cookies", b"use of cookies", b"use cookies")),
 )
 # Besides A to Z, the only character whose small letter is one of a to z and nothing else.
-_KELVIN_SIGN = "\N{KELVIN SIGN}"
+_KELVIN_SIGN = "\N{KELVIN SIGN}".encode()
 _ADDRESS = re.compile(r"[a-z]+://(?:www\.)?", re.IGNORECASE)
 _TRACKING = re.compile(r"[?&](?:utm_[^&#]*|fbclid=[^&#]*|gclid=[^&#]*)")
 
@@ -101,17 +101,20 @@ def filter_lines(text: str, rules: C4Rules, min_words: int, end_marks: tuple[str
         if len(line.split(None, min_words - 1)) < min_words:
             continue
         kept.append(line)
-    if _may_be_suspicious(kept) or _KELVIN_SIGN in text:
+    if _may_be_suspicious(kept):
         return _filter_suspicious(kept)
     return kept, "" if kept else "no line left"
 
 
 def _may_be_suspicious(lines: Sequence[str]) -> bool:
     """Whether the rules that look for words find any."""
+    text = "\n".join(lines)
     try:
         # Small letters cost a quarter in bytes, and words are found sooner there.
-        words = "\n".join(lines).encode().lower()
+        words = text.encode().lower()
     except UnicodeEncodeError:
+        return True
+    if len(words) > len(text) and _KELVIN_SIGN in words:
         return True
     for word in _SUSPICIOUS:
         if word in words:
