@@ -9,10 +9,6 @@ from camelid.cli.options import DeviceOption, DraftOption, ModelOption, RunnerOp
 if TYPE_CHECKING:
     from camelid.inference.engine import Statistics
 
-# A byte makes one token at most, but a tokenizer may spell a character out before it cuts: Unicode's longest spelling,
-# of U+FDFA, takes 33 bytes for 3.
-_MOST_TOKENS_A_BYTE = 11
-
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The beginning to continue; - reads it from standard input.")],
@@ -42,8 +38,7 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     way: dict[str, Any] = {"device": device, "runner": runner, "num_threads": threads, "draft": draft}
     stored = open_model(model)
-    most_tokens = max(max_tokens, 1) + _MOST_TOKENS_A_BYTE * len(text.encode(errors="replace")) + 16
-    context = min(stored.config.max_sequence_length, most_tokens)
+    context = min(stored.config.max_sequence_length, _most_positions(text, max_tokens))
     llama = Llama.load(stored, **way, max_sequences=1, context=context)
     sampling = {
         "max_tokens": max_tokens,
@@ -74,6 +69,16 @@ def generate(
     else:
         sys.stdout.write("\n")
         sys.stderr.write(_say_speed(llama.engine.statistics, **speed))
+
+
+def _most_positions(text: str, max_tokens: int) -> int:
+    """What a request can need of the cache, before there is a tokenizer to count with."""
+    import unicodedata
+
+    # A byte makes one token at most, but a tokenizer may spell characters out before it cuts.
+    spellings = (text, unicodedata.normalize("NFKC", text))
+    num_bytes = max(len(spelling.encode(errors="replace")) for spelling in spellings)
+    return max(max_tokens, 1) + 2 * num_bytes + 16
 
 
 def _say_speed(statistics: "Statistics", seconds: float, seconds_to_first_text: float) -> str:
