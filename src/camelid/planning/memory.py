@@ -39,8 +39,8 @@ def estimate_training_memory(
 ) -> TrainingMemory:
     """Peak of a step on one device: float32 weights and AdamW moments, and the most that comes beside them.
 
-    Activations go while gradients come, so the most is there at one of three moments: in the loss, when the last layer
-    is differentiated, or when the first one is. What is told is what is there at that moment.
+    Activations go while gradients come, so the most is there at one of four moments: in the loss, when the last layer
+    is differentiated, when the first one is, or when the embedding is. What is told is what is there at that moment.
 
     Args:
         microbatch_tokens: tokens that go through the model at once.
@@ -61,10 +61,12 @@ def estimate_training_memory(
     working = _working_bytes_per_token(config, compute_bytes, recompute, is_compiled)
     gradients = FLOAT32_BYTES * num_parameters
     earlier = gradients if num_microbatches > 1 else 0
+    has_embedding = config.is_head_tied or num_microbatches > 1  # a gradient of it, before its own turn comes
     moments = (
         (earlier, kept + cached, hidden_gradient + loss),
         (earlier, kept + microbatch_tokens * (working - own), hidden_gradient + head_gradient),
-        (gradients, microbatch_tokens * working, head_gradient if config.is_head_tied else 0),
+        (gradients - (0 if has_embedding else head_gradient), microbatch_tokens * working, 0),
+        (gradients, hidden_gradient, head_gradient if has_embedding else 0),
     )
     gradients, activations, loss = max(moments, key=sum)
     return TrainingMemory(
