@@ -18,6 +18,7 @@ from camelid.corpus.source_settings import WikipediaSource
 from camelid.corpus.sources import wikipedia
 from camelid.corpus.sources.record import RawRecord, Refused, Unreadable
 from camelid.corpus.sources.wikitext import wikitext_to_text
+from camelid.corpus.sources.wikitext_templates import show_template
 
 _HIDDEN = frozenset({"file", "image", "category"})
 _PAPER_LANGUAGES = WikipediaSource(kind="wikipedia", name="w", path=".").languages
@@ -120,7 +121,9 @@ def test_paragraphs_are_those_of_mwparserfromhell(shared_data: Path, real_wiki: 
     """Long paragraphs of each are looked for in the other.
 
     They differ, read by eye, only in the words of shown templates (mine), in tables and in references (theirs).
+    Pronunciations, which stand at the beginning of many articles, are shown in both.
     """
+    sounds = re.compile(r"\{\{((?:IPA|respell)[^{}]*)\}\}", re.IGNORECASE)
 
     def squeeze(text: str) -> str:
         return re.sub(r"[\W_]+", "", text)
@@ -134,6 +137,7 @@ def test_paragraphs_are_those_of_mwparserfromhell(shared_data: Path, real_wiki: 
             mine = kept.get((language, page.findtext("{*}title")), "")
             if not 1500 < len(text) < 12_000 or len(mine) < 500 or language == "lt":
                 continue
+            text = sounds.sub(lambda match: show_template(match[1], ""), text)
             theirs = mwparserfromhell.parse(text).strip_code(keep_template_params=False)
             for here, there, name in ((mine, theirs, "mine"), (theirs, mine, "theirs")):
                 squeezed = squeeze(there)
@@ -168,7 +172,11 @@ _CODE = "\nif (a[[0]]) {{\n    x = '''y''';\n}}\n"
         ("so <math>a^2\n= \\frac{{b}}{c}</math> holds", "so $a^2 = \\frac{{b}}{c}$ holds"),
         ("<nowiki>[[not]] ''this''</nowiki> &amp;nbsp; &lt;b&gt;", "[[not]] ''this'' &nbsp; <b>"),
         (f"code:\n<syntaxhighlight lang=c>{_CODE}</syntaxhighlight>\nend", f"code:\n{_CODE}\nend"),
-        ("Berlin (German: {{IPA|de|x}}, {{audio|y}}) is ( {{IPA}}; big) .", "Berlin is (big)."),
+        ("Berlin (German: {{audio|x}}, {{audio|y}}) is ( {{IPA}}; big) .", "Berlin is (big)."),
+        ("Berlin (German: {{IPA|de|bɛʁˈliːn}}, {{audio|y}}) {{IPA|[x]}}", "Berlin (German: [bɛʁˈliːn]) [x]"),
+        ("({{IPAc-en|audio=x.ogg|ˈ|aɪ|n|_|ˈ|r|æ|n|d}} {{respell|RA|nd}}; she)", "(/ˈaɪn ˈrænd/ RA-nd; she)"),
+        ("(one; {{audio|x}}, {{audio|y}}) (two {{audio|z}} ) wink ;)", "(one) (two) wink ;)"),
+        ("({{IPAc-en|UK|ˈ|a|,_|US|b}}, {{respell|AH|,_|BEE|_|C}})", "(UK: /ˈa/, US: /b/, AH, BEE C)"),
         ("== Empty ==\n{{t}}\n== Full ==\n=== Sub ===\ntext\n== References ==\n<references/>", "Full\n\nSub\n\ntext"),
         ("* one\n** deep\n# first\n# second\n: in\n; term\n*", "* one\n  * deep\n1. first\n2. second\nin\nterm"),
         ("x<sup>2</sup>, the 5<sup>th</sup>, H<sub>2</sub>O<br>next<br/>line", "x^2, the 5th, H2O\nnext\nline"),

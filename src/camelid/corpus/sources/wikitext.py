@@ -52,6 +52,7 @@ _EMPTY = r"[(（](?:[\w '’.-]{0,20}:)?(?:[\s,;:/–—-]|\b(?:or|und|et)\b)*[)
 _HAS_EMPTY_PARENTHESES = re.compile(_EMPTY)  # found much sooner than with the blank before it
 _EMPTY_PARENTHESES = re.compile(" ?" + _EMPTY)
 _OPENING_PARENTHESIS = re.compile(r"\([\s,;:]+")
+_CLOSING_PARENTHESIS = re.compile(r"[ ,;]*[ ,]\)")
 # Each branch begins with a character, which rules most places out.
 _BLANKS = re.compile(r" (?:[,.;](?=\s|\Z)|  *(?:[,.;](?=\s|\Z))?)")
 _IMAGE = re.compile(
@@ -246,6 +247,8 @@ def _lines(text: str) -> Iterator[str]:
             if _HAS_EMPTY_PARENTHESES.search(line):
                 line = _EMPTY_PARENTHESES.sub("", line)
             line = _OPENING_PARENTHESIS.sub("(", line)
+            if " )" in line or ",)" in line:
+                line = _CLOSING_PARENTHESIS.sub(")", line)
             if not line:
                 has_gap = True
                 continue

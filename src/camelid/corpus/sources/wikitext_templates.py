@@ -12,6 +12,7 @@ _MONTHS = (
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
 _MONTH_NUMBERS = {f"{number:{width}}" for number in range(1, 13) for width in ("", "02")}
+_ACCENTS = {"us": "US: ", "uk": "UK: ", "pron": "pronounced ", "lang": "English: "}
 _POWERS = {"2": "²", "3": "³"}
 _LANGUAGE = re.compile(r"(?:lang|langue|język|nyelv|mova|vol|k)-[\w-]+\Z")
 _SOUNDS = re.compile(r"ipa-[\w-]+\Z")
@@ -138,6 +139,30 @@ def _as_of(arguments: Sequence[str]) -> str:
     return " ".join([words, *day, *month, *found[:1]])
 
 
+def _sounds(arguments: Sequence[str]) -> str:
+    found = _positional(arguments)
+    # With a language before it, the template makes the brackets.
+    return f"[{found[1]}]" if len(found) > 1 and found[1] else "".join(found[:1])
+
+
+def _english_sounds(arguments: Sequence[str]) -> str:
+    """Sound by sound, as `IPAc-en` takes them: `UK|ˈ|a|_|b|,_|US|c` is UK: /ˈa b/, US: /c/."""
+    variants: list[tuple[str, list[str]]] = [("", [])]
+    for argument in _positional(arguments):
+        accent, sounds = variants[-1]
+        if argument == ",_":
+            variants.append(("", []))
+        elif not sounds and argument.lower() in _ACCENTS:
+            variants[-1] = (accent + _ACCENTS[argument.lower()], sounds)
+        else:
+            sounds.append(argument.replace("_", " "))
+    return ", ".join(f"{accent}/{''.join(sounds)}/" for accent, sounds in variants if sounds)
+
+
+def _respelling(arguments: Sequence[str]) -> str:
+    return "-".join(_positional(arguments)).replace("-,_-", ", ").replace("-_-", " ")
+
+
 def _century(arguments: Sequence[str]) -> str:
     found = _positional(arguments)
     return f"{found[0]}{found[1]} siècle" if len(found) > 1 else ""
@@ -214,8 +239,9 @@ _SHOWN: dict[str, Show] = {
     **dict.fromkeys(("sub", "subscript", "ind"), _wrapped("_")),
     **dict.fromkeys((*_QUOTES.split(), "quote box", "centered quote"), _block),
     **dict.fromkeys(("séc", "século"), _wrapped("século ")),
-    # With a language before it, it is the pronunciation of the word before.
-    "ipa": lambda arguments: _first(arguments) if len(_positional(arguments)) == 1 else "",
+    "ipa": _sounds,
+    "ipac-en": _english_sounds,
+    "respell": _respelling,
     "segle": _wrapped("segle "),
     "incise": _wrapped("– ", " –"),
     '"': _wrapped("„", "“"),
