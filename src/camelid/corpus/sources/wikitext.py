@@ -6,9 +6,9 @@ articles, which rules it out for whole dumps; the tests hold this against it.
 
 import functools
 import html
+import itertools
 import re
 from collections.abc import Iterator, Set
-from dataclasses import dataclass, field
 
 from camelid.corpus.sources.wikitext_templates import show_template
 
@@ -61,12 +61,8 @@ _IMAGE = re.compile(
 _INTERWIKI = re.compile(r"\s*[a-z]{2,3}(?:-[a-z]{2,10})*(?:-[a-z]+)?\s*:")
 
 
-@dataclass(slots=True)
-class _Open:
-    """A bracket that waits for its other half, and the text since it."""
-
-    kind: str
-    pieces: list[str] = field(default_factory=list)
+_Open = tuple[str, list[str]]
+"""A bracket that waits for its other half, and the text since it."""
 
 
 def wikitext_to_text(text: str, title: str, hidden: Set[str]) -> str:
@@ -101,13 +97,15 @@ def _take_out_tags(text: str, kept: list[str]) -> str:
     pieces = []
     position = 0
     unclosed: set[str] = set()
-    while match := _TAG.search(text, position):
-        pieces.append(text[position : match.start()])
-        position = match.end()
+    search = _TAG.search
+    while match := search(text, position):
+        start, end = match.span()
+        pieces.append(text[position:start])
+        position = end
         if match[1] is None:
-            if text[position - 1] == ">":
+            if text[end - 1] == ">":
                 continue
-            end = text.find("-->", position)
+            end = text.find("-->", end)
             # A comment alone on its line takes the line with it.
             position = end + 3 if end >= 0 else len(text)
             if pieces[-1].endswith("\n") and text.startswith("\n", position):
@@ -157,57 +155,65 @@ def _show_literal(name: str, content: str) -> str:
 
 
 def _resolve_brackets(text: str, title: str, hidden: Set[str]) -> str:
-    def show_plain(match: re.Match[str]) -> str:
-        target: str = match[1]
-        label: str | None = match[2]
-        if label == "" or ":" in target:
-            return _show_link(match[0][2:-2], hidden)
-        return target.strip() if label is None else label
-
-    text = _PLAIN_LINK.sub(show_plain, text)
-    stack = [_Open("")]
+    text = _show_plain_links(text, hidden)
+    pieces: list[str] = []
+    stack: list[_Open] = [("", pieces)]
     position = 0
     for match in _BRACKET.finditer(text):
-        start, end = match.span()
-        token = text[start:end]
+        token, start = match[0], match.start()
         if "|" in token and text[max(0, start - _MAX_INDENT) : start].rpartition("\n")[2].strip(" \t:*#"):
             continue  # tables begin and end at the beginning of a line
-        stack[-1].pieces.append(text[position:start])
-        position = end
+        pieces.append(text[position:start])
+        position = match.end()
         kind = _OPENERS.get(token)
         if kind is None:
             if len(stack) < _MAX_DEPTH:
-                stack.append(_Open(token))
+                pieces = []
+                stack.append((token, pieces))
             continue
-        if stack[-1].kind != kind:
-            if not any(opened.kind == kind for opened in stack):
+        if stack[-1][0] != kind:
+            if all(opened != kind for opened, _ in stack):
                 continue
-            while stack[-1].kind != kind:
+            while stack[-1][0] != kind:
                 _give_up(stack)
-        content = "".join(stack.pop().pieces)
+        content = "".join(stack.pop()[1])
+        pieces = stack[-1][1]
         if kind == "{{":
-            stack[-1].pieces.append(show_template(content, title))
+            pieces.append(show_template(content, title))
         elif kind == "[[":
-            stack[-1].pieces.append(_show_link(content, hidden))
+            pieces.append(_show_link(content, hidden))
         else:
-            stack[-1].pieces.append("\n")
-    stack[-1].pieces.append(text[position:])
+            pieces.append("\n")
+    pieces.append(text[position:])
     while len(stack) > 1:
         _give_up(stack)
-    return "".join(stack[0].pieces)
+    return "".join(stack[0][1])
+
+
+def _show_plain_links(text: str, hidden: Set[str]) -> str:
+    # Text, target, label, text, ... in one list: a call for each link would cost three times as much.
+    pieces = _PLAIN_LINK.split(text)
+    pieces[1::3] = [
+        _show_link(target if label is None else f"{target}|{label}", hidden)
+        if label == "" or ":" in target
+        else (label or target.strip())
+        for target, label in zip(pieces[1::3], pieces[2::3], strict=True)
+    ]
+    pieces[2::3] = itertools.repeat("", len(pieces) // 3)
+    return "".join(pieces)
 
 
 def _give_up(stack: list[_Open]) -> None:
     """The innermost bracket is never closed: a link's words stay; of a template or table what looks like it goes."""
-    opened = stack.pop()
-    content = "".join(opened.pieces)
-    if opened.kind == "[[":
+    kind, pieces = stack.pop()
+    content = "".join(pieces)
+    if kind == "[[":
         content = content.partition("|")[2] or content if "|" in content.partition("\n")[0] else content
     else:
         lines = content.split("\n")
         first = next((n for n, line in enumerate(lines[1:], 1) if line.strip() and line.lstrip()[0] not in "|!}"), None)
         content = "" if first is None else "\n".join(["", *lines[first:]])
-    stack[-1].pieces.append(content)
+    stack[-1][1].append(content)
 
 
 def _show_link(content: str, hidden: Set[str]) -> str:
@@ -252,21 +258,20 @@ def _lines(text: str) -> Iterator[str]:
             if not line:
                 has_gap = True
                 continue
-        if line[0] == "=" and (heading := _HEADING.match(line)) and heading[2]:
+        mark = line[0]
+        if mark == "=" and (heading := _HEADING.match(line)) and heading[2]:
             level = len(heading[1])
             while headings and headings[-1][0] >= level:
                 headings.pop()
             headings.append((level, heading[2]))
             continue
-        is_item = line[0] in "*#:;"
-        if is_item:
-            number = (
-                number + 1 if line[0] == "#" and not line.startswith(("#*", "##", "#:")) else number * (line[0] == "#")
-            )
+        if mark in "*#:;":
+            number = number + 1 if mark == "#" and line[1:2] not in ("*", "#", ":") else number * (mark == "#")
             line = _show_item(line, number)
+            mark = line[:1]
         else:
             number = 0
-        if not line or (line[0] in "|!{}" and _is_table_rest(line)):
+        if not line or (mark in "|!{}" and _is_table_rest(line)):
             continue
         if headings:
             for _, heading_text in headings:
