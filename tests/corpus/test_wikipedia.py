@@ -173,7 +173,7 @@ _CODE = "\nif (a[[0]]) {{\n    x = '''y''';\n}}\n"
         ("<nowiki>[[not]] ''this''</nowiki> &amp;nbsp; &lt;b&gt;", "[[not]] ''this'' &nbsp; <b>"),
         (f"code:\n<syntaxhighlight lang=c>{_CODE}</syntaxhighlight>\nend", f"code:\n{_CODE}\nend"),
         ("Berlin (German: {{audio|x}}, {{audio|y}}) is ( {{IPA}}; big) .", "Berlin is (big)."),
-        ("Berlin (German: {{IPA|de|bɛʁˈliːn}}, {{audio|y}}) {{IPA|[x]}}", "Berlin (German: [bɛʁˈliːn]) [x]"),
+        ("Berlin (German: {{IPA|de|bɛʁˈliːn}}, {{audio|y}}) {{IPA|[x]}}{{IPA|de|}}", "Berlin (German: [bɛʁˈliːn]) [x]"),
         ("({{IPAc-en|audio=x.ogg|ˈ|aɪ|n|_|ˈ|r|æ|n|d}} {{respell|RA|nd}}; she)", "(/ˈaɪn ˈrænd/ RA-nd; she)"),
         ("(one; {{audio|x}}, {{audio|y}}) (two {{audio|z}} ) wink ;)", "(one) (two) wink ;)"),
         ("({{IPAc-en|UK|ˈ|a|,_|US|b}}, {{respell|AH|,_|BEE|_|C}})", "(UK: /ˈa/, US: /b/, AH, BEE C)"),

@@ -191,7 +191,7 @@ def _resolve_brackets(text: str, title: str, hidden: Set[str]) -> str:
 
 
 def _show_plain_links(text: str, hidden: Set[str]) -> str:
-    # Text, target, label, text, ... in one list: a call for each link would cost three times as much.
+    # Text, target, label, text, target, ...: quicker than a call for each of 30,000 links.
     pieces = _PLAIN_LINK.split(text)
     pieces[1::3] = [
         _show_link(target if label is None else f"{target}|{label}", hidden)

@@ -139,13 +139,16 @@ def _as_of(arguments: Sequence[str]) -> str:
     return " ".join([words, *day, *month, *found[:1]])
 
 
-def _sounds(arguments: Sequence[str]) -> str:
-    found = _positional(arguments)
-    # With a language before it, the template makes the brackets.
-    return f"[{found[1]}]" if len(found) > 1 and found[1] else "".join(found[:1])
+def _pronunciation(arguments: Sequence[str]) -> str:
+    match _positional(arguments):
+        case [sounds]:
+            return sounds
+        case [_, sounds, *_] if sounds:  # after a language the template makes the brackets
+            return f"[{sounds}]"
+    return ""
 
 
-def _english_sounds(arguments: Sequence[str]) -> str:
+def _english_pronunciation(arguments: Sequence[str]) -> str:
     """Sound by sound, as `IPAc-en` takes them: `UK|ˈ|a|_|b|,_|US|c` is UK: /ˈa b/, US: /c/."""
     variants: list[tuple[str, list[str]]] = [("", [])]
     for argument in _positional(arguments):
@@ -239,8 +242,8 @@ _SHOWN: dict[str, Show] = {
     **dict.fromkeys(("sub", "subscript", "ind"), _wrapped("_")),
     **dict.fromkeys((*_QUOTES.split(), "quote box", "centered quote"), _block),
     **dict.fromkeys(("séc", "século"), _wrapped("século ")),
-    "ipa": _sounds,
-    "ipac-en": _english_sounds,
+    "ipa": _pronunciation,
+    "ipac-en": _english_pronunciation,
     "respell": _respelling,
     "segle": _wrapped("segle "),
     "incise": _wrapped("– ", " –"),
