@@ -26,7 +26,7 @@ import statistics
 import tarfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from camelid import Llama
@@ -78,16 +78,20 @@ def make_prompts(llama: Llama, data: Path, part: int) -> Iterator[tuple[str, lis
     for name, passages in sources.items():
         for text in show_examples(passages, first_sentences):
             yield f"sum up {name}, shown", llama.tokenizer.encode(text)
-    functions = [textwrap.dedent(inspect.getsource(function)) for function in SHORT_FUNCTIONS[part]]
-    for text in show_examples(functions, rename_argument):
+    for text in show_examples(read_functions(SHORT_FUNCTIONS[part]), rename_argument):
         yield "edit code, shown", llama.tokenizer.encode(text)
-    sources["code"] = [textwrap.dedent(inspect.getsource(function)) for function in FUNCTIONS[part]]
+    sources["code"] = read_functions(FUNCTIONS[part])
     for name, passages in sources.items():
         for task, words in (CODE if name == "code" else PROSE).items():
             for text in passages:
                 yield f"{task} {name}", render_chat(llama.tokenizer, [{"role": "user", "content": words.format(text)}])
         for text in passages:
             yield f"go on with {name}", llama.tokenizer.encode(text)[:300]
+
+
+def read_functions(functions: Iterable[Callable[..., object]]) -> list[str]:
+    """Their source text, not indented."""
+    return [textwrap.dedent(inspect.getsource(function)) for function in functions]
 
 
 def show_examples(texts: list[str], change: Callable[[str], str]) -> Iterator[str]:
@@ -121,10 +125,10 @@ def choose_settings(kind: str) -> SamplingSettings:
     return SamplingSettings(temperature=0, max_tokens=NUM_TOKENS, stop=stop)
 
 
-def share_repeated(prompt: list[int], tokens: list[int], run: int = 4) -> float:
-    """The share of tokens that end a run of `run` tokens which the prompt has too."""
+def count_repeated(prompt: list[int], tokens: list[int], run: int = 4) -> int:
+    """Tokens that end a run of `run` tokens which the prompt has too."""
     known = {tuple(prompt[place : place + run]) for place in range(len(prompt) - run + 1)}
-    return sum(tuple(tokens[place : place + run]) in known for place in range(len(tokens) - run + 1)) / len(tokens)
+    return sum(tuple(tokens[place : place + run]) in known for place in range(len(tokens) - run + 1))
 
 
 def write(llama: Llama, prompt: list[int], settings: SamplingSettings) -> tuple[list[int], float, int]:
@@ -153,8 +157,7 @@ def main() -> None:
         tokens, seconds, _ = write(plain, prompt, settings)
         found, seconds_drafting, lost = write(drafting, prompt, settings)
         assert found == tokens, f"{kind}: another text with guesses"
-        repeated = share_repeated(prompt, tokens) * len(tokens)
-        measured = (len(tokens), seconds, seconds_drafting, lost, repeated)
+        measured = (len(tokens), seconds, seconds_drafting, lost, count_repeated(prompt, tokens))
         sums[kind] = [a + b for a, b in zip(sums.get(kind, [0.0] * 5), measured, strict=True)]
     figures = {}
     for kind, (written, alone, guided, extra, repeated) in sums.items():

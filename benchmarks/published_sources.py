@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,20 @@ SOURCES: tuple[dict[str, Any], ...] = (
 )
 
 
-def read_all(data: Path, settings: dict[str, Any]) -> list[RawRecord]:
+def iterate_records(data: Path, settings: dict[str, Any]) -> Iterator[RawRecord]:
     """The records of one source."""
     source: Source = TypeAdapter(Source).validate_python({"name": settings["kind"], **settings})
     root = source_root(source, data)
-    return [
-        record
-        for path in list_files(source, data)
-        for record in read_file(source, root, path)
-        if isinstance(record, RawRecord)
-    ]
+    for path in list_files(source, data):
+        for record in read_file(source, root, path):
+            if isinstance(record, RawRecord):
+                yield record
 
 
 def measure(data: Path, settings: dict[str, Any]) -> dict[str, float]:
     """Megabytes of raw records and of text, and processor seconds."""
     start = time.process_time()
-    records = read_all(data, settings)
+    records = list(iterate_records(data, settings))
     seconds = time.process_time() - start
     text = sum(len(record.text.encode()) for record in records) / 1e6
     raw = sum(record.num_raw_bytes or 0 for record in records) / 1e6
@@ -59,7 +58,7 @@ def measure(data: Path, settings: dict[str, Any]) -> dict[str, float]:
 
 def measure_overlap(data: Path) -> dict[str, float]:
     """Processor seconds of sketches and of the search for editions, over all books."""
-    texts = [record.text for record in read_all(data, {"kind": "books", "path": "books"})]
+    texts = [record.text for record in iterate_records(data, {"kind": "books", "path": "books"})]
     start = time.process_time()
     sketches = [sketch(text, 5) for text in texts]
     middle = time.process_time()
@@ -96,14 +95,14 @@ def measure_wikiextractor(python: str, dump: Path) -> float:
 
 def compare_english(data: Path, python: str) -> dict[str, Any]:
     """Processor seconds of both sides by pair, and how many times ours wikiextractor takes."""
-    source: Source = TypeAdapter(Source).validate_python({"name": "w", "kind": "wikipedia", "path": "."})
     pairs = []
     with tempfile.TemporaryDirectory() as name:
-        dump = Path(name) / Path(ENGLISH).name
+        dump = Path(name) / ENGLISH
+        dump.parent.mkdir()
         dump.write_bytes((data / ENGLISH).read_bytes() * COPIES)
         for _ in range(PAIRS):
             start = time.process_time()
-            for _record in read_file(source, dump.parent, dump.name):
+            for _record in iterate_records(Path(name), {"kind": "wikipedia", "path": ENGLISH}):
                 pass
             ours = time.process_time() - start
             pairs.append((ours, measure_wikiextractor(python, dump)))

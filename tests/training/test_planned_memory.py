@@ -1,6 +1,7 @@
 """The most that a step holds is what `planning/memory.py` says, and what is computed again is chosen where it pays."""
 
 import gc
+import json
 import subprocess
 import sys
 import typing
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from camelid.model.config import ModelConfig
+from camelid.model.config import ModelConfig, ModelSettings
 from camelid.planning.memory import Recompute, estimate_training_memory
 from camelid.training.loss import CHUNK_POSITIONS
 from camelid.training.settings import TrainSettings
@@ -20,6 +21,8 @@ from camelid.training.trainer import Data, Trainer
 WAYS: tuple[Recompute, ...] = typing.get_args(Recompute)
 WIDE_HEAD = ModelConfig(dim=64, num_layers=4, num_heads=4, num_kv_heads=4, ffn_hidden_dim=176, vocab_size=4000)
 MANY_LAYERS = ModelConfig(dim=64, num_layers=12, num_heads=4, num_kv_heads=4, ffn_hidden_dim=176, vocab_size=100)
+VOCAB_SIZE = 32_000
+"""As the benchmarks have it."""
 FEW_TOKENS = {"batch_tokens": 128}
 MANY_TOKENS = {"batch_tokens": 2048}
 FEW_AT_ONCE = {"batch_tokens": 2048, "microbatch_sequences": 2}
@@ -95,6 +98,30 @@ def test_a_step_of_generated_code_holds_the_planned_bytes(batch: dict[str, int],
     check_plan(WIDE_HEAD, make_settings(**batch, precision="bfloat16", recompute=way, compile="yes"))
 
 
+@pytest.mark.parametrize("run", ["2_threads", "2_threads_eager"])
+def test_the_plan_is_what_steps_of_real_size_were_measured_to_hold(run: str) -> None:
+    """By `benchmarks/train_step.py`: in `full` as generated code the fullest moment is the embedding's gradient."""
+    name = f"train_step_110m_bfloat16_{run}.json"
+    result = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / name).read_text())
+    config = ModelSettings(preset=result["preset"]).resolve(VOCAB_SIZE)
+    planned, measured = {}, {}
+    for contender, figures in result["ways"].items():
+        way, _, kind = contender.partition(", ")
+        if way in WAYS:
+            memory = estimate_training_memory(
+                config,
+                microbatch_tokens=result["batch_size"] * result["sequence_length"],
+                compute_bytes=2,
+                loss_chunk_positions=CHUNK_POSITIONS,
+                recompute=way,
+                is_compiled=kind == "compiled",
+            )
+            planned[contender] = memory.total - memory.weights - memory.optimizer
+            measured[contender] = figures["step_bytes"]
+    assert len(planned) >= 3
+    assert planned == pytest.approx(measured, rel=0.005)
+
+
 def test_the_cheap_is_computed_again_in_generated_code_of_one_piece() -> None:
     assert make_settings().choose_recompute(is_compiled=True) == "selective"
     assert make_settings().choose_recompute(is_compiled=False) == "none"
@@ -106,7 +133,7 @@ def test_the_cheap_is_computed_again_in_generated_code_of_one_piece() -> None:
 def test_generated_code_that_computes_again_starts_without_a_warning() -> None:
     script = """
 import torch
-from camelid.model.config import ModelConfig
+from camelid.model.config import ModelConfig, ModelSettings
 from camelid.model.llama import Transformer
 from camelid.parallel.recompute import apply_recompute
 model = Transformer(ModelConfig(dim=32, num_layers=1, num_heads=2, num_kv_heads=2, ffn_hidden_dim=48, vocab_size=60))
