@@ -1,6 +1,5 @@
 """Wikipedia dumps: pages of MediaWiki's export format become articles in plain text (paper section 2.1)."""
 
-import bz2
 import html
 import itertools
 import mmap
@@ -8,11 +7,12 @@ import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import NamedTuple
 from xml.parsers import expat
 
 from camelid.corpus.source_settings import WikipediaSource
-from camelid.corpus.sources.archive import CHUNK_BYTES, iterate_chunks
+from camelid.corpus.sources.archive import iterate_chunks
+from camelid.corpus.sources.bzip2 import STREAM, iterate_streams
 from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable
 from camelid.corpus.sources.wikitext import wikitext_to_text
 
@@ -20,7 +20,6 @@ STEP = "pages"
 _DUMP = re.compile(r"\.xml(?:-p\d+p\d+[\w-]*)?(?:\.bz2)?\Z")
 _WIKI = re.compile(r"([a-z]{2,3}|simple|[a-z]{2,}(?:[-_][a-z]+)+)wiki(?=\W|\Z)")
 _REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
-_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _RANGE = re.compile(r"(.+)@(\d+)-(\d+)\Z")
 _PAGE, _PAGE_END = b"<page>", b"</page>"
 _FIELDS = frozenset({"title", "ns", "redirect", "revision/text", "revision/model"})
@@ -82,7 +81,7 @@ def split_file(root: Path, path: str, num_bytes: int) -> list[tuple[str, int]]:
         return [(path, size)]
     starts = [0]
     with (root / path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        while match := _STREAM.search(data, starts[-1] + num_bytes):
+        while match := STREAM.search(data, starts[-1] + num_bytes):
             starts.append(match.start())
     if len(starts) == 1:
         return [(path, size)]
@@ -236,51 +235,12 @@ def _may_begin_page(end: bytes) -> bool:
 def _read_parts(file: Path, path: str, start: int, end: int | None) -> Iterator[_Part]:
     """The unpacked bytes of the streams that begin between two places, and of those after them, marked as beyond."""
     with file.open("rb") as stream:
-        stream.seek(start)
-        name = f"{path}!{start}" if start else path
         if not path.endswith(".bz2"):
-            for data in iterate_chunks(stream):
-                yield _Part(name, data)
+            yield from (_Part(path, data) for data in iterate_chunks(stream))
             return
-        decompressor = bz2.BZ2Decompressor()
-        is_beyond = has_begun = False
-        while data := stream.read(CHUNK_BYTES):
-            while data:
-                has_begun = True
-                try:
-                    yield _Part(name, decompressor.decompress(data), is_beyond)
-                    data = decompressor.unused_data
-                    if not decompressor.eof:
-                        break
-                    place = stream.tell() - len(data)
-                except OSError as error:
-                    place = _find_stream(stream, stream.tell() - len(data))
-                    told = f"the stream after it begins at byte {place:,}" if place else "nothing after it can be read"
-                    yield _Part(name, b"", is_beyond, f"{error}; {told}")
-                    if not place:
-                        return
-                    data = b""
-                    stream.seek(place)
-                name = f"{path}!{place}"
-                is_beyond = end is not None and place >= end
-                decompressor = bz2.BZ2Decompressor()
-                has_begun = False
-        if has_begun:
-            yield _Part(name, b"", is_beyond, "the file ends inside a stream")
-
-
-def _find_stream(file: IO[bytes], start: int) -> int:
-    """Where the next bzip2 stream begins, 0 where there is none."""
-    file.seek(start + 1)
-    position = start + 1
-    rest = b""
-    while data := file.read(CHUNK_BYTES):
-        match = _STREAM.search(rest + data)
-        if match:
-            return position - len(rest) + match.start()
-        rest = (rest + data)[-16:]
-        position += len(data)
-    return 0
+        for place, data, problem in iterate_streams(stream, start):
+            name = f"{path}!{place}" if place else path
+            yield _Part(name, data, end is not None and place >= end, problem)
 
 
 def _find_language(header: str) -> str | None:

@@ -6,7 +6,6 @@ articles, which rules it out for whole dumps; the tests hold this against it.
 
 import functools
 import html
-import itertools
 import re
 from collections.abc import Iterator, Set
 
@@ -44,14 +43,16 @@ _HTML = re.compile(
 )
 _BLOCKS = re.compile("br|hr|p|div|blockquote|center|poem|[uod]l|li|d[td]|h[1-6]|tr|caption|table")
 _POWER = re.compile(r"<sup>\s*([-+−]?(?:\d{1,4}|\d{0,3}[nkmxyzijt]))\s*</sup>", re.IGNORECASE)
-_QUOTES = re.compile(r"''+")
+# Of a run of four one stays, of a longer one all after the fifth.
+_QUOTES = re.compile(r"''(?<!''')(?:'''|'(?='(?!'))|'?(?!'))")
 _SWITCH = re.compile(r"__[^\W\d_]{3,40}__")
 _HEADING = re.compile(r"(={1,6})[ \t]*(.*?)[ \t]*\1[ \t]*\Z")
 _ITEM = re.compile(r"([*#:;]+)[ \t]*")
-_EMPTY = r"[(（](?:[\w '’.-]{0,20}:)?(?:[\s,;:/–—-]|\b(?:or|und|et)\b)*[)）]"
+_EMPTY = r"[(（](?:[\w '’.-]{0,20}+:)?(?:[\s,;:/–—-]++|\b(?:or|und|et)\b)*+[)）]"
 _HAS_EMPTY_PARENTHESES = re.compile(_EMPTY)  # found much sooner than with the blank before it
 _EMPTY_PARENTHESES = re.compile(" ?" + _EMPTY)
 _OPENING_PARENTHESIS = re.compile(r"\([\s,;:]+")
+_HAS_CLOSING_PARENTHESIS = re.compile(r"\)(?<=[ ,]\))")
 _CLOSING_PARENTHESIS = re.compile(r"[ ,;]*[ ,]\)")
 # Each branch begins with a character, which rules most places out.
 _BLANKS = re.compile(r" (?:[,.;](?=\s|\Z)|  *(?:[,.;](?=\s|\Z))?)")
@@ -82,7 +83,7 @@ def wikitext_to_text(text: str, title: str, hidden: Set[str]) -> str:
     if "<" in text:
         text = _POWER.sub(r"^\1", text)
         text = _HTML.sub(_show_html, text)
-    text = _QUOTES.sub(lambda match: "'" * max(0, len(match[0]) - 5) if len(match[0]) != 4 else "'", text)
+    text = _QUOTES.sub("", text)
     text = _SWITCH.sub(lambda match: "" if match[0].isupper() else match[0], text)
     if "&" in text:
         text = html.unescape(text)
@@ -97,12 +98,13 @@ def _take_out_tags(text: str, kept: list[str]) -> str:
     pieces = []
     position = 0
     unclosed: set[str] = set()
-    search = _TAG.search
-    while match := search(text, position):
+    for match in _TAG.finditer(text):
         start, end = match.span()
+        if start < position:  # inside the element before
+            continue
         pieces.append(text[position:start])
         position = end
-        if match[1] is None:
+        if match.lastindex is None:
             if text[end - 1] == ">":
                 continue
             end = text.find("-->", end)
@@ -199,7 +201,7 @@ def _show_plain_links(text: str, hidden: Set[str]) -> str:
         else (label or target.strip())
         for target, label in zip(pieces[1::3], pieces[2::3], strict=True)
     ]
-    pieces[2::3] = itertools.repeat("", len(pieces) // 3)
+    del pieces[2::3]
     return "".join(pieces)
 
 
@@ -253,7 +255,7 @@ def _lines(text: str) -> Iterator[str]:
             if _HAS_EMPTY_PARENTHESES.search(line):
                 line = _EMPTY_PARENTHESES.sub("", line)
             line = _OPENING_PARENTHESIS.sub("(", line)
-            if " )" in line or ",)" in line:
+            if _HAS_CLOSING_PARENTHESIS.search(line):
                 line = _CLOSING_PARENTHESIS.sub(")", line)
             if not line:
                 has_gap = True
