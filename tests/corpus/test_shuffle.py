@@ -39,7 +39,7 @@ def _expected(files: list[Rows], rule: Rule) -> list[list[bool]]:
 def _mark(folder: Path, files: list[Rows], rule: Rule, memory_bytes: int, num_workers: int = 1) -> list[list[bool]]:
     places = [folder / f"keys-{number}" for number in range(len(files))]
     for place, rows in zip(places, files, strict=True):
-        write_keys(place, np.array(rows, np.uint64).reshape(-1, 2))
+        write_keys(place, np.array(rows, np.uint64).reshape(-1, 2), is_stable=rule != "repeated")
     with Engine(num_workers) as engine:
         num_keys, num_marked = mark(places, folder / "marks", rule, memory_bytes, engine)
     marks: list[list[bool]] = [read_marks(place, folder).tolist() for place in places]
@@ -106,7 +106,7 @@ def test_a_hundred_million_keys_in_a_gigabyte(tmp_path: Path, num_workers: int) 
         pooled = rng.integers(0, 20_000_000, 1_000_000, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         keys = rng.permutation(np.concatenate([pooled, rng.integers(0, 2**64, 1_000_000, dtype=np.uint64)]))
         np.save(tmp_path / f"raw-{number}.npy", keys)
-        write_keys(place, keys)
+        write_keys(place, keys, is_stable=False)
         files.append(place)
     command = [sys.executable, str(_CHILD), str(tmp_path), "50", str(1 << 30), str(num_workers)]
     told, peak_bytes = run_watched(command)

@@ -65,7 +65,8 @@ class LineKeys:
         is_blank = starts == ends
         edges = np.stack([starts, ends], axis=1).ravel()
         # Every other sum is of what lies between two lines, and that of nothing is its first value.
-        sums = np.add.reduceat(values * self._powers[: len(values)], edges)[::2]
+        values *= self._powers[: len(values)]
+        sums = np.add.reduceat(values, edges)[::2]
         sums[is_blank] = 0
         return sums * self._inverses[starts], is_blank
 

@@ -35,15 +35,17 @@ _PLACE_SUFFIX = ".place.json"
 _COUNTS = "counts.json"
 
 
-def write_keys(path: Path, keys: Keys) -> None:
+def write_keys(path: Path, keys: Keys, *, is_stable: bool = True) -> None:
     """Stores the keys of a task's items.
 
     Args:
         keys: [items] or [items, 2]; ranges go by the first column, which must be a hash. A second column is part of
             the key, except for the rule `not_lowest`, where it is what is compared.
+        is_stable: whether equal keys are stored in the order of their items; the rule `repeated` can do without, and
+            where many are equal it costs as much again.
     """
     keys = keys if keys.ndim == 2 else keys[:, None]
-    order = sort_stably(keys[:, 0]).astype(np.uint32)
+    order = (sort_stably if is_stable else np.argsort)(keys[:, 0]).astype(np.uint32)
     np.save(path.with_suffix(".order.npy"), order)
     # Published last, for its presence says that both are whole.
     temporary = path.with_suffix(".partial.npy")

@@ -65,7 +65,7 @@ def collect(settings: ParagraphSettings, documents: Iterator[Document], work: Wo
             work.counts["paragraphs_dropped_in_page"] += len(own) - kept
             is_whole = kept == len(own)
             yield document if is_whole else _keep(document, own, is_kept[end - len(own) : end].tolist())
-    write_keys(work.path(NAME), np.concatenate(stored))
+    write_keys(work.path(NAME), np.concatenate(stored), is_stable=False)
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
