@@ -7,9 +7,9 @@ articles, which rules it out for whole dumps; the tests hold this against it.
 import functools
 import html
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Set
 
-from camelid.corpus.sources.wikitext_templates import show_template
+from camelid.corpus.sources.wikitext_templates import LINE_BREAK, show_template
 
 _MARK = re.compile("\x00(\\d+)\x00")
 # Most references hold no other element, and are met as a whole.
@@ -42,7 +42,10 @@ _HTML = re.compile(
     re.IGNORECASE,
 )
 _BLOCKS = re.compile("br|hr|p|div|blockquote|center|poem|[uod]l|li|d[td]|h[1-6]|tr|caption|table")
+_POEM = re.compile(r"<poem\b[^<>]*+>.*?</poem>", re.DOTALL)
 _POWER = re.compile(r"<sup>\s*([-+−]?(?:\d{1,4}|\d{0,3}[nkmxyzijt]))\s*</sup>", re.IGNORECASE)
+_HARD_BREAKS = re.compile(rf" *{LINE_BREAK}[ {LINE_BREAK}]*")
+_MARKS_OF_FONT = re.compile(r"''+")
 # Of a run of four one stays, of a longer one all after the fifth.
 _QUOTES = re.compile(r"''(?<!''')(?:'''|'(?='(?!'))|'?(?!'))")
 _SWITCH = re.compile(r"__[^\W\d_]{3,40}__")
@@ -81,15 +84,17 @@ def wikitext_to_text(text: str, title: str, hidden: Set[str]) -> str:
     text = _resolve_brackets(text, title, hidden)
     text = _EXTERNAL.sub(lambda match: match[1] or match[2] or "", text)
     if "<" in text:
+        if "<poem" in text:
+            text = _POEM.sub(lambda match: match[0].replace("\n", LINE_BREAK), text)
         text = _POWER.sub(r"^\1", text)
         text = _HTML.sub(_show_html, text)
-    text = _QUOTES.sub("", text)
+    text = _QUOTES.sub("", _show_apostrophes(text))
     text = _SWITCH.sub(lambda match: "" if match[0].isupper() else match[0], text)
     if "&" in text:
         text = html.unescape(text)
     text = text.replace("\t", " ").replace("\xa0", " ")
     text = _BLANKS.sub(lambda match: match[0].strip(" ") or " ", text)
-    text = "\n".join(_lines(text))
+    text = _lay_out(text)
     return _MARK.sub(lambda match: kept[int(match[1])], text) if kept else text
 
 
@@ -236,29 +241,56 @@ def _show_link(content: str, hidden: Set[str]) -> str:
 def _show_html(match: re.Match[str]) -> str:
     name = match[2].lower()
     if _BLOCKS.fullmatch(name):
-        return "\n"
+        return LINE_BREAK
     return " " if name in ("td", "th") else ""
 
 
-def _lines(text: str) -> Iterator[str]:
+def _show_apostrophes(text: str) -> str:
+    """Leaves an apostrophe that touches a mark of italics: in `''Iliad'''s` and `l'''[[Iliad]]''` three are not bold.
+
+    As MediaWiki does, only in lines where neither italics nor bold comes out even.
+    """
+    pieces = []
+    done = 0
+    position = text.find("'''")
+    while position >= 0:
+        start = text.rfind("\n", 0, position) + 1
+        end = text.find("\n", position)
+        end = len(text) if end < 0 else end
+        runs = [match.span() for match in _MARKS_OF_FONT.finditer(text, start, end)]
+        lengths = [stop - first for first, stop in runs]
+        num_bold = sum(length > 2 for length in lengths)
+        num_slanted = sum(length == 2 or length > 4 for length in lengths)
+        if num_bold % 2 and num_slanted % 2 and 3 in lengths:
+            places = [first for first, stop in runs if stop - first == 3]
+            place = min(places, key=lambda place: _rank_of_word(text[max(start, place - 2) : place]))
+            pieces += (text[done:place], "'")
+            done = place + 3
+        position = text.find("'''", end)
+    return "".join([*pieces, text[done:]]) if pieces else text
+
+
+def _rank_of_word(before: str) -> int:
+    """Of the two characters before three apostrophes: first comes a word of one letter, last the end of a word."""
+    return 2 if before[-1:] == " " else int(before[:1] != " ")
+
+
+def _lay_out(text: str) -> str:
     """Headings, items and paragraphs as plain lines; sections without text are left out."""
+    laid: list[str] = []
     headings: list[tuple[int, str]] = []
     number = 0
-    has_gap = True
-    is_first = True
-    for line in text.split("\n"):
-        line = line.strip()
+    gap = ""  # what stands between this line and the one before, where both are not of one paragraph
+    was_prose = False
+    for raw in text.split("\n"):
+        line = raw.strip()
         if not line:
-            has_gap = True
+            gap = "\n\n"
             continue
         if "(" in line or "（" in line:
-            if _HAS_EMPTY_PARENTHESES.search(line):
-                line = _EMPTY_PARENTHESES.sub("", line)
-            line = _OPENING_PARENTHESIS.sub("(", line)
-            if _HAS_CLOSING_PARENTHESIS.search(line):
-                line = _CLOSING_PARENTHESIS.sub(")", line)
+            line = _mend_parentheses(line)
             if not line:
-                has_gap = True
+                gap = "\n\n"
                 continue
         mark = line[0]
         if mark == "=" and (heading := _HEADING.match(line)) and heading[2]:
@@ -267,25 +299,48 @@ def _lines(text: str) -> Iterator[str]:
                 headings.pop()
             headings.append((level, heading[2]))
             continue
+        is_prose = False
         if mark in "*#:;":
             number = number + 1 if mark == "#" and line[1:2] not in ("*", "#", ":") else number * (mark == "#")
             line = _show_item(line, number)
             mark = line[:1]
         else:
             number = 0
+            is_prose = raw[0] != " " and mark != "\x00"
         if not line or (mark in "|!{}" and _is_table_rest(line)):
+            was_prose = False
             continue
         if headings:
             for _, heading_text in headings:
-                if not is_first:
-                    yield ""
-                yield heading_text
-                is_first, has_gap = False, True
+                laid += ("\n\n", heading_text)
             headings.clear()
-        if has_gap and not is_first:
-            yield ""
-        has_gap, is_first = False, False
-        yield line
+            gap = "\n\n"
+        if LINE_BREAK in raw:
+            before, after = _breaks_around(raw)
+            gap = max(gap, before)
+        else:
+            after = ""
+        laid += (gap or (" " if is_prose and was_prose else "\n"), line)
+        gap, was_prose = after, is_prose and line[-1] != "\x00"
+    text = "".join(laid[1:])
+    return (
+        _HARD_BREAKS.sub(lambda match: "\n" * min(2, match[0].count(LINE_BREAK)), text) if LINE_BREAK in text else text
+    )
+
+
+def _breaks_around(line: str) -> tuple[str, str]:
+    """What the breaks at the beginning and the end of a line set it apart by."""
+    body = line.strip(f" {LINE_BREAK}")
+    before, _, after = line.partition(body)
+    return "\n" * min(2, before.count(LINE_BREAK)), "\n" * min(2, after.count(LINE_BREAK))
+
+
+def _mend_parentheses(line: str) -> str:
+    """Takes out what is left of parentheses of which templates showed nothing."""
+    if _HAS_EMPTY_PARENTHESES.search(line):
+        line = _EMPTY_PARENTHESES.sub("", line)
+    line = _OPENING_PARENTHESIS.sub("(", line)
+    return _CLOSING_PARENTHESIS.sub(")", line) if _HAS_CLOSING_PARENTHESIS.search(line) else line
 
 
 def _show_item(line: str, number: int) -> str:
