@@ -197,7 +197,7 @@ _CODE = "\nif (a[[0]]) {{\n    x = '''y''';\n}}\n"
         ("{{sp|V|e|et|VI|e}}, {{-Ve siècle}}", "Ve et VIe siècles, Ve siècle av. J.-C."),
         ("{{nombre|71|sièges}}, {{euro|77.80}}, {{euro}}, {{heure|14|30}}", "71 sièges, €77.80, €, 14 h 30"),
         ("{{lien|fr=A|lang=de}} {{langue|de|texte=B}} {{flag|C (US)|name=C}} {{incise|d|stop}}.", "A B C – d."),
-        ("{{convert|6|ft|4|in|cm|0}}, {{convert|60|and(-)|80|kg}}, {{cvt|5|-|6|km}}", "6 ft 4 in, 60 and 80 kg, 5–6 km"),
+        ("{{convert|6|ft|4|in|cm|0}}, {{convert|60|and(-)|80|g}}, {{cvt|5|-|6|km}}", "6 ft 4 in, 60 and 80 g, 5–6 km"),
         ("{{val|6.241|e=18|u=C}}, {{val|1.5|0.2}}, {{val|1.5|(2)}}", "6.241×10^18 C, 1.5±0.2, 1.5(2)"),
         ("{{Script|Copt|Ⲁ}} {{ill|de|Das}} {{ill|Dies|de|lt=dies}} {{linktext|高|麗}}", "Ⲁ Das dies 高麗"),
         ("{{nihongo|way|道|dō}}, {{nihongo||道|dō}}", "way (道, dō), 道 (dō)"),

@@ -44,7 +44,7 @@ _HTML = re.compile(
 _BLOCKS = re.compile("br|hr|p|div|blockquote|center|poem|[uod]l|li|d[td]|h[1-6]|tr|caption|table")
 _POEM = re.compile(r"<poem\b[^<>]*+>.*?</poem>", re.DOTALL)
 _POWER = re.compile(r"<sup>\s*([-+−]?(?:\d{1,4}|\d{0,3}[nkmxyzijt]))\s*</sup>", re.IGNORECASE)
-_HARD_BREAKS = re.compile(rf" *{LINE_BREAK}[ {LINE_BREAK}]*")
+_HARD_BREAKS = re.compile(rf"{LINE_BREAK}[ {LINE_BREAK}]*")
 _MARKS_OF_FONT = re.compile(r"''+")
 # Of a run of four one stays, of a longer one all after the fifth.
 _QUOTES = re.compile(r"''(?<!''')(?:'''|'(?='(?!'))|'?(?!'))")
@@ -250,22 +250,20 @@ def _show_apostrophes(text: str) -> str:
 
     As MediaWiki does, only in lines where neither italics nor bold comes out even.
     """
-    pieces = []
+    pieces: list[str] = []
     done = 0
     position = text.find("'''")
     while position >= 0:
-        start = text.rfind("\n", 0, position) + 1
         end = text.find("\n", position)
         end = len(text) if end < 0 else end
-        runs = [match.span() for match in _MARKS_OF_FONT.finditer(text, start, end)]
-        lengths = [stop - first for first, stop in runs]
-        num_bold = sum(length > 2 for length in lengths)
-        num_slanted = sum(length == 2 or length > 4 for length in lengths)
-        if num_bold % 2 and num_slanted % 2 and 3 in lengths:
-            places = [first for first, stop in runs if stop - first == 3]
-            place = min(places, key=lambda place: _rank_of_word(text[max(start, place - 2) : place]))
-            pieces += (text[done:place], "'")
-            done = place + 3
+        if text.count("'''", position, end) % 2:
+            start = text.rfind("\n", 0, position) + 1
+            runs = [match.span() for match in _MARKS_OF_FONT.finditer(text, start, end)]
+            bold = [first for first, stop in runs if stop - first == 3]
+            if bold and sum(stop - first in (2, 5) for first, stop in runs) % 2:
+                place = min(bold, key=lambda first: _rank_of_word(text[max(start, first - 2) : first]))
+                pieces += (text[done:place], "'")
+                done = place + 3
         position = text.find("'''", end)
     return "".join([*pieces, text[done:]]) if pieces else text
 
@@ -287,6 +285,7 @@ def _lay_out(text: str) -> str:
         if not line:
             gap = "\n\n"
             continue
+        is_stripped = len(line) < len(raw)
         if "(" in line or "（" in line:
             line = _mend_parentheses(line)
             if not line:
@@ -312,20 +311,19 @@ def _lay_out(text: str) -> str:
             continue
         if headings:
             for _, heading_text in headings:
-                laid += ("\n\n", heading_text)
+                laid += ("\n\n", heading_text) if laid else (heading_text,)
             headings.clear()
             gap = "\n\n"
-        if LINE_BREAK in raw:
-            before, after = _breaks_around(raw)
-            gap = max(gap, before)
-        else:
-            after = ""
-        laid += (gap or (" " if is_prose and was_prose else "\n"), line)
+        before, after = _breaks_around(raw) if is_stripped and LINE_BREAK in raw else ("", "")
+        if laid:
+            laid.append(max(gap, before) or (" " if is_prose and was_prose else "\n"))
+        laid.append(line)
         gap, was_prose = after, is_prose and line[-1] != "\x00"
-    text = "".join(laid[1:])
-    return (
-        _HARD_BREAKS.sub(lambda match: "\n" * min(2, match[0].count(LINE_BREAK)), text) if LINE_BREAK in text else text
-    )
+    text = "".join(laid)
+    if LINE_BREAK not in text:
+        return text
+    text = text.replace(f" {LINE_BREAK}", LINE_BREAK)
+    return _HARD_BREAKS.sub(lambda match: "\n" * min(2, match[0].count(LINE_BREAK)), text)
 
 
 def _breaks_around(line: str) -> tuple[str, str]:
