@@ -124,6 +124,31 @@ def test_any_header_and_footer_goes(header: str, footer: str) -> None:
     assert strip_gutenberg(header + _BODY + footer).text == _BODY
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        "[Project Gutenberg Editor’s Note: There is another version of\nthis work]",
+        "Transcriber’s Note:\n\nItalics are marked.\n\nIn chapters 24 and 89 an L stands for the pound.",
+        "     Original Transcriber’s Note: This etext is from an 1887 edition.\n\n     Italics have been kept.",
+        "Digitized by Dave <dave@example.net>. This text is free of copyright.",
+        "<<THIS ELECTRONIC VERSION IS PROVIDED BY A LIBRARY>>",
+        "Note: X by Y, etext #150",
+    ],
+)
+def test_notes_by_the_makers_of_the_file_go(note: str) -> None:
+    header, footer = _HEADERS["new"], _FOOTERS["new"]
+    book = strip_gutenberg(f"{header}A TITLE\n\nBy B. C.\n\n\n{note}\n\n\n\n{_BODY * 200}\n\n\n{note}{footer}")
+    assert book.text == f"A TITLE\n\nBy B. C.\n\n\n{_BODY * 200}"
+    assert strip_gutenberg(f"{header}    {note}\n\n\n{_BODY}{footer}").text == _BODY
+
+
+def test_a_book_that_says_so_is_not_public_domain(real_books: Mapping[str, RawRecord]) -> None:
+    assert real_books["gutenberg/1112.txt"].licence == "copyrighted, Project Gutenberg Licence"
+    beginnings = "".join(record.text[:5000] for record in real_books.values()).lower()
+    for words in ("transcriber’s note", "transcriber's note", "digitized by", "editor’s note:", "electronic version"):
+        assert words not in beginnings
+
+
 def test_words_of_the_book_are_no_footer() -> None:
     text = "He read of Project Gutenberg.\n\nAt the end of the project, Gutenberg died.\n\n" + _BODY
     assert strip_gutenberg(text).text == text

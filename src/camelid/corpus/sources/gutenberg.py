@@ -30,7 +30,30 @@ _CREDIT = re.compile(
     re.I,
 )
 _MAX_CREDITS = 6
-_COPYRIGHTED = re.compile(r"\bcopyrighted project gutenberg", re.I)
+# Notes by the makers of the file, which begin a paragraph between title and text, or all that stands behind it.
+_NOTE = re.compile(
+    r"(?:\A|\n[ \t]*\n)(?=[\W_]{0,80}(?:original )?(?:"
+    r"(?:transcriber|preparer|redactor|(?:pg|project gutenberg) editor).?s.? notes?|"
+    r"comments on the preparation of the e-?text|note: [^\n]{0,80}e-?text|note from the original file|"
+    r"digiti[sz]ed by|this electronic version)\b)",
+    re.I,
+)
+_NOTE_WORDS = re.compile(
+    r"e-?text|e-?book|transcri|gutenberg|proofread|this version|underscore|italics|"
+    r"(?:has|have) been (?:re-?\w+|moved|corrected|changed|kept)",
+    re.I,
+)
+_PARAGRAPH = re.compile(r"\S.*?(?=\n[ \t]*\n|\Z)", re.DOTALL)
+_NO_NOTE = re.compile(r"\[Illustration|[\W_]+\Z")
+_FRONT_CHARACTERS = 12_000
+_BACK_CHARACTERS = 6_000
+_MAX_NOTE_CHARACTERS = 4_000
+_MAX_HEADING_CHARACTERS = 60
+_COPYRIGHTED = re.compile(
+    r"\bcopyrighted project gutenberg|this electronic version.{0,100}is copyright|"
+    r"this is neither shareware nor public domain",
+    re.I | re.DOTALL,
+)
 _COPYRIGHTED_LICENCE = "copyrighted, Project Gutenberg Licence"
 _PUBLIC_DOMAIN = "public domain in the USA"
 _FIELD = r"^[ \t]*{}:[ \t]*([^\n]+(?:\n[ \t]{{4,}}[^\n:]+)*)"
@@ -103,10 +126,10 @@ def strip_gutenberg(text: str) -> Book:
     header = text[: max(start, 0)]
     title, language = _TITLE.search(header), _LANGUAGE.search(header)
     return Book(
-        _strip_credits(text[max(start, 0) : end]),
+        _strip_notes(_strip_credits(text[max(start, 0) : end])),
         " ".join(title[1].split()) if title else None,
         _LANGUAGES.get(re.split(r"[ ,;(]", language[1].strip().lower())[0]) if language else None,
-        _COPYRIGHTED_LICENCE if _COPYRIGHTED.search(text[: max(start, 0)]) else _PUBLIC_DOMAIN,
+        _COPYRIGHTED_LICENCE if _COPYRIGHTED.search(text[: max(start, 0) + _FRONT_CHARACTERS]) else _PUBLIC_DOMAIN,
     )
 
 
@@ -143,3 +166,29 @@ def _strip_credits(text: str) -> str:
             break
         text = rest.lstrip("\n")
     return text.strip("\n")
+
+
+def _strip_notes(text: str) -> str:
+    """Without what the makers of the file say about it before the text begins, and after its end."""
+    for _ in range(_MAX_CREDITS):
+        match = _NOTE.search(text, 0, _FRONT_CHARACTERS)
+        if match is None:
+            break
+        rest = text[_end_of_note(text, match.end()) :].lstrip("\n")
+        text = f"{text[: match.start()]}\n\n\n{rest}"
+    match = _NOTE.search(text, max(_FRONT_CHARACTERS, len(text) - _BACK_CHARACTERS))
+    return text[: match.start() if match else len(text)].strip("\n")
+
+
+def _end_of_note(text: str, start: int) -> int:
+    """A note that has a heading goes on to the next gap, another as long as its paragraphs speak of the file."""
+    end = start
+    is_headed = False
+    for paragraph in _PARAGRAPH.finditer(text, start, start + _MAX_NOTE_CHARACTERS):
+        gap = text.count("\n", end, paragraph.start())
+        if end == start:
+            is_headed = len(paragraph[0]) <= _MAX_HEADING_CHARACTERS
+        elif gap > 2 or _NO_NOTE.match(paragraph[0]) or not (is_headed or _NOTE_WORDS.search(paragraph[0])):
+            break
+        end = paragraph.end()
+    return end
