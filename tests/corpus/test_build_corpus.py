@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +97,17 @@ def test_what_cannot_be_read_is_in_the_ledger_and_the_rest_is_kept(tmp_path: Pat
     many = "".join(_SENTENCE.format(n * n) for n in range(3000))
     (text / "cut.txt.gz").write_bytes(gzip.compress(many.encode())[:-900])
     good = json.dumps({"text": _SENTENCE.format("json")})
-    lines = (good, "{broken", json.dumps({"body": 3}), '{"text": "\\ud800 half a pair of surrogates"}')
+    lines = (good, '{"a": ' + "1" * 5000, json.dumps({"body": 3}), '{"text": "\\ud800 half a pair of surrogates"}')
     (text / "lines.jsonl").write_text("\n".join(lines))
     (text / "table.parquet").write_bytes(b"PAR1 and no more")
     (text / "picture.png").write_bytes(b"\x89PNG")
+    (text / "cut.txt.zst").write_bytes(zstandard.compress(many.encode())[:-900])
+    (text / "header.tar.gz").write_bytes(gzip.compress(b"")[:3])
+    strings = pa.array([b"row one is long enough", b"caf\xe9", b"row three is long enough"], pa.binary()).view(
+        pa.string()
+    )
+    pq.write_table(pa.table({"text": strings}), text / "bytes.parquet")
+    Path(os.fsdecode(os.fsencode(text) + b"/caf\xe9.txt")).write_text(_SENTENCE)
     _build(tmp_path, max_characters=1_000_000)
     reasons = {(row["path"], row["offset"], row["reason"]) for row in _ledger(tmp_path)}
     assert reasons == {
@@ -109,12 +118,60 @@ def test_what_cannot_be_read_is_in_the_ledger_and_the_rest_is_kept(tmp_path: Pat
         ("lines.jsonl", 3, "not UTF-8"),
         ("table.parquet", 0, "damaged"),
         ("picture.png", 0, "unrecognised suffix"),
+        ("cut.txt.zst", 1, "damaged"),
+        ("header.tar.gz", 0, "damaged"),
+        ("bytes.parquet", 1, "not UTF-8"),
+        ("caf\\xe9.txt", 0, "file name is not UTF-8"),
     }
     texts = {document.path: document.text for document in _documents(tmp_path)}
     assert texts["lines.jsonl"] == _SENTENCE.format("json")
-    saved = texts["cut.txt.gz"].rstrip("\n")
-    assert len(saved) > 1000
-    assert many.startswith(saved)
+    for name in ("cut.txt.gz", "cut.txt.zst"):
+        saved = texts[name].rstrip("\n")
+        assert len(saved) > 1000
+        assert many.startswith(saved)
+    rows = {document.offset for document in _documents(tmp_path) if document.path == "bytes.parquet"}
+    assert rows == {0, 2}
+
+
+def test_all_frames_of_a_compressed_file_are_read(tmp_path: Path) -> None:
+    parts = [_SENTENCE.format(n) * 1000 for n in range(3)]
+    (tmp_path / "text").mkdir()
+    packed = b"".join(zstandard.compress(part.encode()) for part in parts)
+    (tmp_path / "text" / "a.txt.zst").write_bytes(packed)
+    (tmp_path / "text" / "b.txt").write_text(_SENTENCE)
+    _build(tmp_path, max_characters=1_000_000)
+    texts = {document.path: document.text for document in _documents(tmp_path)}
+    assert texts["a.txt.zst"].strip() == "".join(parts).strip()
+
+
+def test_files_that_a_kind_does_not_read_are_in_the_ledger(tmp_path: Path) -> None:
+    text = _write_texts(tmp_path, 2)
+    (text / "notes.pdf").write_bytes(b"%PDF")
+    _build(tmp_path, source={"kind": "books"})
+    assert [(row["path"], row["reason"]) for row in _ledger(tmp_path)] == [("notes.pdf", "file not wanted")]
+    (text / "more.pdf").write_bytes(b"%PDF")
+    before = fingerprint_sources(_settings(source={"kind": "books"}), tmp_path)
+    (text / "more.pdf").unlink()
+    assert fingerprint_sources(_settings(source={"kind": "books"}), tmp_path) != before
+    with pytest.raises(UserError, match=r"holds 3 files, but none of kind 'c4'"):
+        _build(tmp_path, source={"kind": "c4"})
+
+
+def test_what_may_not_be_read_stops_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _write_texts(tmp_path, 2)
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path).name != "001.txt")
+    for kind in ("folder", "books"):
+        with pytest.raises(UserError, match=r"001\.txt may not be read; allow it"):
+            _build(tmp_path, source={"kind": kind})
+    monkeypatch.undo()
+
+    def walk(root: Path, onerror: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        onerror(PermissionError(13, "Permission denied", str(text / "shut")))
+        yield str(root), [], []
+
+    monkeypatch.setattr(os, "walk", walk)
+    with pytest.raises(UserError, match=r"shut may not be read \(Permission denied\)"):
+        _build(tmp_path)
 
 
 def test_a_separator_cuts_files_into_documents(tmp_path: Path) -> None:

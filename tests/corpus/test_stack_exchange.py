@@ -3,6 +3,7 @@
 import gzip
 import html
 import io
+import random
 import re
 import tarfile
 import xml.etree.ElementTree as ElementTree
@@ -14,11 +15,11 @@ import py7zr
 import pytest
 from read_source import read_source
 
-from camelid.corpus.sources import stack_exchange
+from camelid.corpus.source_settings import StackExchangeSource
+from camelid.corpus.sources import list_files, list_refused, stack_exchange
 from camelid.corpus.sources.html_text import html_to_text
 from camelid.corpus.sources.record import RawRecord, Refused, Unreadable
 from camelid.corpus.sources.stack_exchange_posts import Rows
-from camelid.errors import UserError
 
 _KIND = {"kind": "stack_exchange"}
 
@@ -216,9 +217,37 @@ def test_the_largest_sites_are_told_by_questions_and_answers(tmp_path: Path) -> 
     assert len(read_source(tmp_path, **_KIND)[0]) == 13
     records, _ = read_source(tmp_path, **_KIND, num_sites=2)
     assert {record.path for record in records} == {"b.com/Posts.xml", "d.com/Posts.xml"}
+    # A damaged site counts as far as it can be read, and what is left out is told.
     (tmp_path / "e.7z").write_bytes(b"7z\xbc\xaf\x27\x1cbroken")
-    with pytest.raises(UserError, match=r"e\.7z cannot be read, so the largest sites cannot be told"):
-        read_source(tmp_path, **_KIND, num_sites=2)
+    (tmp_path / "e.com-Votes.7z").write_bytes(b"")
+    source = StackExchangeSource(kind="stack_exchange", name="s", path=".", num_sites=2)
+    assert list_files(source, tmp_path) == ["b.com/Posts.xml", "d.com/Posts.xml"]
+    told = {refused.path: refused.detail for refused in list_refused(source, tmp_path)}
+    largest = "not one of the 2 largest sites"
+    assert told == {
+        **dict.fromkeys(("a.com/Posts.xml", "c.com/Posts.xml", "e.7z"), largest),
+        "e.com-Votes.7z": "not one that is read for kind 'stack_exchange'",
+    }
+
+
+def test_a_damaged_or_locked_archive_is_told(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    _write_site(tmp_path / "a.com", *(_question(i, "".join(rng.choices("abcdefgh", k=60))) for i in range(300)))
+    with py7zr.SevenZipFile(tmp_path / "locked.7z", "w", password="secret") as archive:
+        archive.write(tmp_path / "a.com" / "Posts.xml", "Posts.xml")
+    with py7zr.SevenZipFile(tmp_path / "broken.7z", "w") as archive:
+        archive.write(tmp_path / "a.com" / "Posts.xml", "Posts.xml")
+    whole = (tmp_path / "broken.7z").read_bytes()
+    for place in rng.sample(range(len(whole)), 40):
+        broken = bytearray(whole)
+        broken[place] ^= 0xFF
+        (tmp_path / "broken.7z").write_bytes(broken)
+        records, others = read_source(tmp_path, **_KIND)
+        assert len(records) >= 300
+        told = {other.path.partition("!")[0]: other for other in others}
+        assert told["locked.7z"].reason == "damaged"
+        assert "asks for a password" in told["locked.7z"].detail
+        assert "broken.7z" in told or len(records) == 600
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])

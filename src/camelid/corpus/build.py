@@ -32,7 +32,7 @@ from camelid.corpus.document import Document, read_document_file, write_document
 from camelid.corpus.engine import Engine, open_engine
 from camelid.corpus.ledger import LEDGER_NAME, LEDGER_SCHEMA, write_ledger
 from camelid.corpus.settings import CorpusSettings
-from camelid.corpus.sources import list_files, source_root
+from camelid.corpus.sources import list_files, list_refused, source_root
 from camelid.corpus.splits import DUPLICATES_NAME, split_documents, write_splits
 from camelid.corpus.steps.language import find_language_model
 from camelid.corpus.task import Task, Work, decision_path, plan_tasks, read_raw, write_whole
@@ -68,6 +68,8 @@ def fingerprint_sources(settings: CorpusSettings, base: Path) -> dict[str, str]:
         for path in list_files(source, base):
             status = (root / path).stat()
             listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        for refused in list_refused(source, base):
+            listing.update(f"{refused.path}\0{refused.reason}\n".encode())
         prints[f"raw:{source.name}"] = listing.hexdigest()
     for name in sorted(models_of(settings)):
         prints[f"model:{name}"] = _fingerprint_model(base / name)

@@ -1,5 +1,6 @@
 """A share of the work: some files of one source, and what is noted while their documents pass through the steps."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from typing import Any
 from camelid.corpus.document import Document, make_id
 from camelid.corpus.ledger import Books, Drop, Drops
 from camelid.corpus.settings import CorpusSettings, Source
-from camelid.corpus.sources import block_files, list_files, read_file, source_root, split_file
-from camelid.corpus.sources.record import RawRecord
+from camelid.corpus.sources import block_files, list_files, list_refused, read_file, source_root, split_file
+from camelid.corpus.sources.record import RawRecord, Unreadable
 
 _TASK_BYTES = 4 * 1024**2
 
@@ -32,6 +33,8 @@ class Task:
     """Number of the block of files whose paragraphs are compared, for sources that have such blocks."""
     folder: Path
     """What is kept between passes."""
+    refused: tuple[Unreadable, ...] = ()
+    """Files of the source that nothing is read from; its first task books them."""
 
     @property
     def shared_folder(self) -> Path:
@@ -55,11 +58,13 @@ def plan_tasks(settings: CorpusSettings, base: Path, folder: Path) -> list[Task]
     for source in settings.sources:
         root = source_root(source, base)
         files = list_files(source, base)
+        refused = tuple(list_refused(source, base))
         length = block_files(source) or len(files)
         for block, start in enumerate(range(0, len(files), length)):
             for group, num_bytes in _group_files(source, root, files[start : start + length]):
                 place = folder / f"{len(tasks):08d}"
-                tasks.append(Task(settings, base, source, root, tuple(group), num_bytes, block, place))
+                tasks.append(Task(settings, base, source, root, tuple(group), num_bytes, block, place, refused))
+                refused = ()
     return tasks
 
 
@@ -101,26 +106,26 @@ def read_raw(work: Work) -> Iterator[Document]:
     """The documents of a task's files; what gives none is booked."""
     task = work.task
     source = task.source
-    for path in task.files:
-        for found in read_file(source, task.root, path):
-            work.books.records_in += 1
-            if not isinstance(found, RawRecord):
-                place = (source.name, found.path, found.offset, 0)
-                work.drops.rows.append(Drop(*place, found.step, found.reason, found.detail))
-                continue
-            num_bytes = len(found.text.encode()) if found.num_raw_bytes is None else found.num_raw_bytes
-            work.books.bytes_in += num_bytes
-            yield Document(
-                id=make_id(source.name, found.path, found.offset),
-                text=found.text,
-                source=source.name,
-                url=found.url,
-                path=found.path,
-                offset=found.offset,
-                title=found.title,
-                licence=found.licence or source.licence,
-                language=found.language,
-            )
+    records = itertools.chain.from_iterable(read_file(source, task.root, path) for path in task.files)
+    for found in itertools.chain(task.refused, records):
+        work.books.records_in += 1
+        if not isinstance(found, RawRecord):
+            place = (source.name, found.path, found.offset, 0)
+            work.drops.rows.append(Drop(*place, found.step, found.reason, found.detail))
+            continue
+        num_bytes = len(found.text.encode()) if found.num_raw_bytes is None else found.num_raw_bytes
+        work.books.bytes_in += num_bytes
+        yield Document(
+            id=make_id(source.name, found.path, found.offset),
+            text=found.text,
+            source=source.name,
+            url=found.url,
+            path=found.path,
+            offset=found.offset,
+            title=found.title,
+            licence=found.licence or source.licence,
+            language=found.language,
+        )
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from camelid.corpus.settings import PythonLibrarySource, Source
-from camelid.corpus.source_settings import WikipediaSource
-from camelid.corpus.sources.record import Found
+from camelid.corpus.source_settings import StackExchangeSource, WikipediaSource
+from camelid.corpus.sources.listing import is_utf8, list_all, show_path
+from camelid.corpus.sources.record import Found, Unreadable
 from camelid.corpus.web_settings import CommonCrawlSource
 from camelid.errors import UserError
 
@@ -35,16 +36,44 @@ def list_files(source: Source, base: Path) -> list[str]:
     """Paths of a source's files below its root, in a fixed order.
 
     Raises:
-        UserError: the folder is missing or empty.
+        UserError: the folder is missing, holds nothing of the source's kind, or may not be read.
     """
     root = source_root(source, base)
     path = root if isinstance(source, PythonLibrarySource) else base / source.path
     if not path.exists():
         raise UserError(f"source {source.name!r}: {path} does not exist; mend corpus.sources in the recipe")
-    files = [path.name] if path.is_file() else _reader(source).list_files(source, root)
+    if path.is_file():
+        return [path.name]
+    files = [file for file in _reader(source).list_files(source, root) if is_utf8(file)]
     if not files:
-        raise UserError(f"source {source.name!r}: {path} holds no files; put text there or mend corpus.sources")
+        others = list_all(root)
+        found = f"{len(others):,} files, but none of kind {source.kind!r}" if others else "no files"
+        raise UserError(f"source {source.name!r}: {path} holds {found}; put some there or mend corpus.sources")
     return files
+
+
+def list_refused(source: Source, base: Path) -> list[Unreadable]:
+    """The files beside those of `list_files` that nothing is read from, and why; hidden files are none."""
+    if isinstance(source, PythonLibrarySource) or (base / source.path).is_file():
+        return []
+    root = source_root(source, base)
+    wanted = set(_reader(source).list_files(source, root))
+    found = []
+    for path in list_all(root):
+        if not is_utf8(path):
+            found.append(Unreadable(show_path(path), 0, "file name is not UTF-8", "rename it"))
+        elif path not in wanted:
+            found.append(Unreadable(path, 0, "file not wanted", _why_unwanted(source, path)))
+    return found
+
+
+def _why_unwanted(source: Source, path: str) -> str:
+    if isinstance(source, StackExchangeSource):
+        from camelid.corpus.sources import stack_exchange
+
+        if stack_exchange.is_site(path):
+            return f"not one of the {source.num_sites} largest sites"
+    return f"not one that is read for kind {source.kind!r}"
 
 
 def block_files(source: Source) -> int | None:

@@ -18,6 +18,7 @@ READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, tarf
 
 CHUNK_BYTES = 1 << 16
 _HEADER_BYTES = 1 << 20
+_ZSTD_BYTES = 1 << 10  # four bytes may stand for 128 KiB
 _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
@@ -43,6 +44,45 @@ class _Header(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
+class _ZstdStream(io.RawIOBase):
+    """All frames of a Zstandard file; one that ends inside a frame is damaged, which the library does not tell."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._frame: Any = None
+        self._packed = b""
+        self._unpacked = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._unpacked:
+            self._packed = self._packed or self._file.read(_ZSTD_BYTES)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a frame")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._unpacked = self._frame.decompress(self._packed)
+            self._packed = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        number = min(len(buffer), len(self._unpacked))
+        buffer[:number], self._unpacked = self._unpacked[:number], self._unpacked[number:]
+        return number
+
+
+def open_zst(file: IO[bytes]) -> IO[bytes]:
+    """What a Zstandard file holds.
+
+    Raises:
+        EOFError, zstandard.ZstdError: while it is read, where it is cut or damaged.
+    """
+    return cast(IO[bytes], io.BufferedReader(_ZstdStream(file), CHUNK_BYTES))
+
+
 def iterate_tar(source: Path | bytes) -> Iterator[Member]:
     """The regular files of a tar archive, plain or compressed, in its order; bytes are those of a plain one.
 
@@ -54,11 +94,14 @@ def iterate_tar(source: Path | bytes) -> Iterator[Member]:
         file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(source.open("rb"))
         name = ".tar" if isinstance(source, bytes) else source.name
         if name.endswith(".zst"):
-            file = zstandard.ZstdDecompressor().stream_reader(file)
+            file = open_zst(file)
         mode = "r|" if name.endswith((".tar", ".zst")) else "r|*"
-        archive = stack.enter_context(
-            tarfile.open(fileobj=file, mode=mode, tarinfo=_Header, errors="replace")  # type: ignore[call-overload]
-        )
+        try:
+            archive = stack.enter_context(
+                tarfile.open(fileobj=file, mode=mode, tarinfo=_Header, errors="replace")  # type: ignore[call-overload]
+            )
+        except TypeError as error:  # what tarfile makes of a gzip header that is cut
+            raise EOFError("the file ends inside its header") from error
         for entry in archive:
             stream = archive.extractfile(entry) if entry.isfile() else None
             if stream is not None:

@@ -11,6 +11,7 @@ from camelid.corpus.sources.archive import READ_ERRORS, Member, iterate_tar, rea
 from camelid.corpus.sources.latex import Document
 from camelid.corpus.sources.latex_body import cut_body, find_title
 from camelid.corpus.sources.latex_macros import EndlessMacroError
+from camelid.corpus.sources.listing import list_all
 from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable
 
 STEP = "papers"
@@ -35,13 +36,7 @@ _OLD_ID = re.compile(r"([a-z-]+(?:\.[A-Z]{2})?)_?(\d{7}(?:v\d+)?)\Z")
 
 def list_files(source: ArxivSource, root: Path) -> list[str]:
     """Papers and bulk archives below a folder, sorted; hidden ones are left out."""
-    found = []
-    for path in root.rglob("*"):
-        relative = path.relative_to(root)
-        is_hidden = any(part.startswith(".") for part in relative.parts)
-        if path.name.endswith(_PAPERS) and path.is_file() and not is_hidden:
-            found.append(relative.as_posix())
-    return sorted(found)
+    return [path for path in list_all(root) if path.endswith(_PAPERS)]
 
 
 def read_file(source: ArxivSource, root: Path, path: str) -> Found:

@@ -11,6 +11,7 @@ from camelid.corpus.source_settings import BooksSource
 from camelid.corpus.sources.archive import READ_ERRORS, TAR_SUFFIXES, Member, iterate_tar, read_at_most
 from camelid.corpus.sources.epub import EpubError, read_epub
 from camelid.corpus.sources.gutenberg import decode_book, strip_gutenberg
+from camelid.corpus.sources.listing import list_all
 from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable
 
 STEP = "books"
@@ -22,13 +23,7 @@ _MAX_BINARY_SHARE = 0.005
 
 def list_files(source: BooksSource, root: Path) -> list[str]:
     """Books and archives below a folder, sorted; hidden ones are left out."""
-    found = []
-    for path in root.rglob("*"):
-        relative = path.relative_to(root)
-        is_hidden = any(part.startswith(".") for part in relative.parts)
-        if path.name.lower().endswith((*_BOOKS, ".txt.gz", ".zip", *TAR_SUFFIXES)) and path.is_file() and not is_hidden:
-            found.append(relative.as_posix())
-    return sorted(found)
+    return [path for path in list_all(root) if path.lower().endswith((*_BOOKS, ".txt.gz", ".zip", *TAR_SUFFIXES))]
 
 
 def read_file(source: BooksSource, root: Path, path: str) -> Found:

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 from typing import IO, cast
 
-from camelid.corpus.sources import folder
+from camelid.corpus.sources.listing import list_all
 from camelid.corpus.sources.record import Found, RawRecord, Unreadable
 from camelid.corpus.web_settings import C4Source
 
@@ -19,7 +19,7 @@ def list_files(source: C4Source, root: Path) -> list[str]:
         from camelid.corpus.sources import common_crawl
 
         return common_crawl.list_files(source, root)
-    return [path for path in folder.list_hidden_free(root) if path.endswith(_SUFFIXES)]
+    return [path for path in list_all(root) if path.endswith(_SUFFIXES)]
 
 
 def read_file(source: C4Source, root: Path, path: str) -> Found:

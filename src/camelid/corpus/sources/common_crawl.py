@@ -10,7 +10,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree
 
-from camelid.corpus.sources.folder import list_hidden_free
+from camelid.corpus.sources.listing import list_all
 from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable
 from camelid.corpus.sources.warc import MAX_BLOCK_BYTES, ArchiveRecord, Damage, read_archive
 from camelid.corpus.web_settings import C4Source, CommonCrawlSource
@@ -23,7 +23,7 @@ _HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 def list_files(source: CommonCrawlSource | C4Source, root: Path) -> list[str]:
     """All archives below a folder by relative path, sorted."""
-    return [path for path in list_hidden_free(root) if path.endswith(_SUFFIXES)]
+    return [path for path in list_all(root) if path.endswith(_SUFFIXES)]
 
 
 def read_file(source: CommonCrawlSource | C4Source, root: Path, path: str) -> Found:

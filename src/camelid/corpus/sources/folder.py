@@ -1,35 +1,26 @@
 """Any folder of text files, JSON lines and Parquet, plain or compressed, also inside tar archives."""
 
+import contextlib
 import gzip
 import io
 import json
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from camelid.corpus.settings import FolderSource
-from camelid.corpus.sources.archive import READ_ERRORS, TAR_SUFFIXES, iterate_tar
+from camelid.corpus.sources.archive import READ_ERRORS, TAR_SUFFIXES, iterate_tar, open_zst
+from camelid.corpus.sources.listing import list_all
 from camelid.corpus.sources.record import Found, RawRecord, Unreadable, decode
 
 _COMPRESSED = (".gz", ".zst")
 
 
-def list_files(source: FolderSource, folder: Path) -> list[str]:
-    """All regular files below a folder by relative path, sorted; hidden ones and linked folders are left out."""
-    return list_hidden_free(folder)
-
-
-def list_hidden_free(folder: Path) -> list[str]:
-    """All regular files below a folder by relative path, sorted; hidden ones and linked folders are left out."""
-    found = []
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            found.append(relative.as_posix())
-    return sorted(found)
+def list_files(source: FolderSource, root: Path) -> list[str]:
+    """All files; those of another suffix are told when they are read."""
+    return list_all(root)
 
 
 def read_file(source: FolderSource, root: Path, path: str) -> Found:
@@ -50,7 +41,7 @@ def _read_stream(source: FolderSource, file: IO[bytes], path: str) -> Found:
     if path.endswith(".gz"):
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=file))
     elif path.endswith(".zst"):
-        stream = cast(IO[bytes], io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file)))
+        stream = open_zst(file)
     if path.endswith(_COMPRESSED):
         name = path.rpartition(".")[0]
     if name.endswith(".jsonl"):
@@ -101,7 +92,7 @@ def _parse_line(source: FolderSource, line: bytes, path: str, offset: int) -> Ra
         record = json.loads(line)
     except UnicodeDecodeError as error:
         return Unreadable(path, offset, "not UTF-8", f"line {offset + 1}, byte {error.start}")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return Unreadable(path, offset, "not JSON", f"line {offset + 1}: {error}")
     text = record.get(source.text_field) if isinstance(record, dict) else None
     if not isinstance(text, str):
@@ -135,15 +126,36 @@ def _read_parquet(source: FolderSource, file: Path, path: str) -> Found:
                 return
             columns = [name for name in (source.text_field, "url", "title") if name in names]
             for batch in table.iter_batches(batch_size=256, columns=columns):
-                for row in batch.to_pylist():
+                for row in batch_to_rows(batch):
                     text = row[source.text_field]
                     if isinstance(text, str):
                         yield _make_record(row, text, path, offset)
+                    elif isinstance(text, bytes):
+                        yield Unreadable(path, offset, "not UTF-8", f"row {offset}")
                     else:
                         yield Unreadable(path, offset, "no text", f"row {offset} has none")
                     offset += 1
     except (pa.ArrowException, OSError) as error:
         yield Unreadable(path, offset, "damaged", f"{error}")
+
+
+def batch_to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch; a string that is not UTF-8 comes as its bytes."""
+    try:
+        return cast(list[dict[str, Any]], batch.to_pylist())
+    except UnicodeDecodeError:
+        columns = {name: _strings(batch.column(name)) for name in batch.schema.names}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _strings(column: pa.Array) -> list[Any]:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return cast(list[Any], column.to_pylist())
+    found: list[Any] = column.cast(pa.large_binary()).to_pylist()
+    for number, value in enumerate(found):
+        with contextlib.suppress(UnicodeDecodeError, AttributeError):
+            found[number] = value.decode()
+    return found
 
 
 def _read_archive(source: FolderSource, root: Path, path: str) -> Found:

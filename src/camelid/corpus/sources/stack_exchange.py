@@ -4,22 +4,24 @@ A site's Posts file is read once, as a stream. Its rows are kept apart by questi
 memory, which lie in a temporary file where the site is large; pages are made from one partition after another.
 """
 
+import contextlib
 import functools
+import lzma
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import py7zr
-from py7zr.exceptions import ArchiveError
+from py7zr.exceptions import ArchiveError, PasswordRequired
 
 from camelid.corpus.source_settings import StackExchangeSource
 from camelid.corpus.sources.archive import READ_ERRORS, TAR_SUFFIXES, iterate_chunks, iterate_tar
 from camelid.corpus.sources.html_text import html_to_text
+from camelid.corpus.sources.listing import list_all
 from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable
 from camelid.corpus.sources.spill import Spill
 from camelid.corpus.sources.stack_exchange_posts import Attributes, Post, Rows, make_post
-from camelid.errors import UserError
 
 STEP = "pages"
 _POSTS = "Posts.xml"
@@ -28,24 +30,14 @@ _PARTITION_BYTES = 64 << 20
 _MAX_PARTITIONS = 4096
 _QUESTION_OR_ANSWER = re.compile(rb'PostTypeId="[12]"')
 _MATCH_BYTES = len(b'PostTypeId="1"')
-_DAMAGE = (*READ_ERRORS, ArchiveError)
+_DAMAGE = (*READ_ERRORS, ArchiveError, PasswordRequired, lzma.LZMAError)
 
 Feed = Callable[[bytes], None]
 
 
 def list_files(source: StackExchangeSource, root: Path) -> list[str]:
-    """The sites' archives and Posts files, those of the largest `num_sites` where there are more, sorted by path.
-
-    Raises:
-        UserError: a site that has to be counted cannot be read.
-    """
-    found = []
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        is_archive = path.name.endswith(TAR_SUFFIXES) or (path.suffix == ".7z" and not _OTHER_TABLES.search(path.name))
-        is_hidden = any(part.startswith(".") for part in relative.parts)
-        if (is_archive or path.name == _POSTS) and path.is_file() and not is_hidden:
-            found.append(relative.as_posix())
+    """The sites' archives and Posts files, those of the largest `num_sites` where there are more, sorted by path."""
+    found = [path for path in list_all(root) if is_site(path)]
     if source.num_sites is None or len(found) <= source.num_sites:
         return found
     sizes = {name: _count_posts(root / name, (root / name).stat().st_mtime_ns) for name in found}
@@ -53,9 +45,15 @@ def list_files(source: StackExchangeSource, root: Path) -> list[str]:
     return sorted(largest)
 
 
+def is_site(path: str) -> bool:
+    """Whether a file of this name may hold a site's posts."""
+    is_archive = path.endswith(TAR_SUFFIXES) or (path.endswith(".7z") and not _OTHER_TABLES.search(path))
+    return is_archive or PurePosixPath(path).name == _POSTS
+
+
 @functools.cache
 def _count_posts(path: Path, _changed: int) -> int:
-    """Questions and answers of a site."""
+    """Questions and answers of a site, of a damaged one up to the damage."""
     number = 0
     rest = b""
 
@@ -66,13 +64,9 @@ def _count_posts(path: Path, _changed: int) -> int:
         # One byte less than a match, so that none is counted twice.
         rest = data[1 - _MATCH_BYTES :]
 
-    try:
+    with contextlib.suppress(*_DAMAGE):
         for _ in _feed_posts(path, path.name, lambda _name, _num_bytes: count):
             pass
-    except _DAMAGE as error:
-        raise UserError(
-            f"{path} cannot be read, so the largest sites cannot be told: {error}; mend it or take it away"
-        ) from error
     return number
 
 
@@ -94,7 +88,8 @@ def read_file(source: StackExchangeSource, root: Path, path: str) -> Found:
         yield from table.make_pages(source)
     if damage is not None:
         name, num_rows = (tables[-1].name, tables[-1].rows.num_rows) if tables else (path, 0)
-        yield Unreadable(name, num_rows, "damaged", f"{damage} after {num_rows:,} rows, which were kept")
+        told = "it asks for a password" if isinstance(damage, PasswordRequired) else str(damage)
+        yield Unreadable(name, num_rows, "damaged", f"{told} after {num_rows:,} rows, which were kept")
     elif not tables:
         yield Unreadable(path, 0, "no posts", f"it holds no {_POSTS}")
 

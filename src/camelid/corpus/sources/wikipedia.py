@@ -13,6 +13,7 @@ from xml.parsers import expat
 from camelid.corpus.source_settings import WikipediaSource
 from camelid.corpus.sources.archive import iterate_chunks
 from camelid.corpus.sources.bzip2 import STREAM, iterate_streams
+from camelid.corpus.sources.listing import list_all
 from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable
 from camelid.corpus.sources.wikitext import wikitext_to_text
 
@@ -62,13 +63,8 @@ class _Page(NamedTuple):
 
 def list_files(source: WikipediaSource, root: Path) -> list[str]:
     """Dumps below a folder, sorted; indexes and hidden files are left out."""
-    found = []
-    for path in root.rglob("*"):
-        relative = path.relative_to(root)
-        is_hidden = any(part.startswith(".") for part in relative.parts)
-        if _DUMP.search(path.name) and "index" not in path.name and path.is_file() and not is_hidden:
-            found.append(relative.as_posix())
-    return sorted(found)
+    names = ((path, PurePosixPath(path).name) for path in list_all(root))
+    return [path for path, name in names if _DUMP.search(name) and "index" not in name]
 
 
 def split_file(root: Path, path: str, num_bytes: int) -> list[tuple[str, int]]:
