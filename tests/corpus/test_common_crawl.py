@@ -169,6 +169,16 @@ def test_every_record_of_the_real_archives_is_accounted_for(shared_data: Path) -
     assert sum("ブランド" in record.text for record in japanese) > 20
 
 
+@pytest.mark.parametrize("declared", ["; charset=utf-8", ""])
+def test_a_wrong_byte_does_not_spoil_the_page(declared: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html{declared}\r\n\r\n"
+    block = f"{head}<meta charset=utf-8><p>Schöne Seite über schöne Ärzte".encode() + b"\xe9 und so fort"
+    record = ArchiveRecord("response", {}, block, len(block))
+    page = read_page(record, block, "a", 0, is_main_content=False)
+    assert isinstance(page, RawRecord)
+    assert page.text == "Schöne Seite über schöne Ärzte und so fort"
+
+
 @pytest.mark.parametrize("charset", ["bogus", '"latin-1"\r\n folded', '"l\x12tin-1"', "utf-8"])
 def test_an_unknown_charset_costs_nothing(charset: str) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={charset}\r\n\r\n"

@@ -82,3 +82,6 @@ def test_sets_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match="cannot be read as an evaluation set"):
         load_passages((tmp_path / "bad.txt",), 13)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty holds no text of 13 words"):
+        load_passages((tmp_path / "empty",), 13)

@@ -1,11 +1,13 @@
 """Stack Exchange pages: numeric order of answers, verbatim code, every row accounted for, held against ElementTree."""
 
+import errno
 import gzip
 import html
 import io
 import random
 import re
 import tarfile
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
@@ -19,7 +21,9 @@ from camelid.corpus.source_settings import StackExchangeSource
 from camelid.corpus.sources import list_files, list_refused, stack_exchange
 from camelid.corpus.sources.html_text import html_to_text
 from camelid.corpus.sources.record import RawRecord, Refused, Unreadable
+from camelid.corpus.sources.spill import Spill
 from camelid.corpus.sources.stack_exchange_posts import Rows
+from camelid.errors import UserError
 
 _KIND = {"kind": "stack_exchange"}
 
@@ -305,6 +309,21 @@ def test_html_becomes_text() -> None:
     assert html_to_text(f"<p>so</p>{code}<p>then</p>") == "so\n\nif x < 1:\n\n\n    y  =  2\n\nthen"
     assert html_to_text("<!-- a --><script>b()</script><td>c</td><td>d</td>") == "c d"
     assert html_to_text("a < b & c &amp; d") == "a < b & c & d"
+    counted = '<ol start="2"><li>b</li><li value="7">g</li><li>h</li></ol><ol start="x"><li>a</li></ol>'
+    assert html_to_text(counted) == "2. b\n7. g\n8. h\n\n1. a"
+    assert html_to_text("<p>a</p><p>&nbsp;</p><p>b&nbsp;<i>c</i><b>&nbsp; </b>d</p>") == "a\n\nb\xa0c d"
+
+
+def test_a_full_folder_for_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullFile(io.BytesIO):
+        def write(self, _data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", FullFile)
+    with Spill(2) as spill:
+        spill.add(1, (1, "text"))
+        with pytest.raises(UserError, match=r"temporary files do not fit into .*; make room there, or set TMPDIR"):
+            spill.read(1)
 
 
 def test_hostile_html_neither_crashes_nor_recurses() -> None:

@@ -1,6 +1,8 @@
 """CommonCrawl as it is published: WET files hold text, WARC and ARC files hold pages from which text is extracted."""
 
+import contextlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,8 @@ from camelid.corpus.web_settings import C4Source, CommonCrawlSource
 STEP = "pages"
 _SUFFIXES = (".warc", ".warc.gz", ".wet", ".wet.gz", ".arc", ".arc.gz")
 _DECODINGS: tuple[Literal["all", "content"], ...] = ("all", "content")
+_NOT_ASCII = re.compile("[^\x00-\x7f\ufffd]")
+_MIN_RIGHT_PER_WRONG = 4
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
@@ -151,11 +155,25 @@ def _decode_body(http: bytes) -> bytes:
 def _decode_text(payload: bytes, charset: str | None) -> str:
     """The text of a page, by the encoding that the server names if there is one of that name."""
     if charset:
+        with contextlib.suppress(LookupError):
+            return _decode_as(payload, charset)
+    return _decode_as(payload, detect_encoding(payload, from_html_meta=True) or "utf-8")
+
+
+def _decode_as(payload: bytes, encoding: str) -> str:
+    """A few wrong bytes in UTF-8 are left out; the library would take all of the page for Windows 1252.
+
+    Raises:
+        LookupError: there is no encoding of that name.
+    """
+    if encoding.lower() in ("utf-8", "utf8"):
         try:
-            return bytes_to_str(payload, charset)
-        except LookupError:
-            pass
-    return bytes_to_str(payload, detect_encoding(payload, from_html_meta=True) or "utf-8")
+            return payload.decode("utf-8").removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            text = payload.decode("utf-8", "replace")
+        if len(_NOT_ASCII.findall(text)) >= _MIN_RIGHT_PER_WRONG * text.count("\ufffd"):
+            return payload.decode("utf-8", "ignore").removeprefix("\ufeff")
+    return bytes_to_str(payload, encoding)
 
 
 def _parse_http(http: bytes, decoding: Literal["all", "content", "none"]) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from lxml import etree
 
 _BLANKS = re.compile(r"[ \t\n\r\f]+")
+_NUMBER = re.compile(r"\s*-?\d{1,9}\s*")
 _POWER = re.compile(r"[-+−]?(?:\d{1,4}|\d{0,3}[nkmxyzijt])\Z", re.IGNORECASE)
 
 # Line breaks that an element has around it: 2 makes an empty line.
@@ -54,7 +55,7 @@ def element_to_text(root: etree._Element) -> str:
         if event == "start":
             skipped += tag in _SKIPPED
             if not skipped:
-                writer.start(tag)
+                writer.start(tag, element.get("start" if tag == "ol" else "value"))
                 writer.write(element.text)
         else:
             if not skipped:
@@ -80,21 +81,27 @@ class _Writer:
     is_pre_start: bool = False
     is_sup: bool = False
 
-    def start(self, tag: str) -> None:
+    def start(self, tag: str, number: str | None = None) -> None:
+        """
+        Args:
+            number: where a list starts to count, or what an item counts as.
+        """
+        given = int(number) if number and _NUMBER.fullmatch(number) else None
         self.is_pre_start = tag == "pre"
         if tag == "br":
             self._break(self.num_breaks + 1 if self.num_pre else max(1, self.num_breaks))
             return
         if tag in ("ul", "ol"):
             self._break(1 if self.lists else 2)
-            self.lists.append(1 if tag == "ol" else None)
+            self.lists.append((1 if given is None else given) if tag == "ol" else None)
         elif tag in _BREAKS:
             self._break(_BREAKS[tag])
         if tag == "li":
-            number = self.lists[-1] if self.lists else None
-            if number is not None:
-                self.lists[-1] = number + 1
-            self.mark = "  " * (len(self.lists) - 1) + ("* " if number is None else f"{number}. ")
+            count = self.lists[-1] if self.lists else None
+            if count is not None:
+                count = count if given is None else given
+                self.lists[-1] = count + 1
+            self.mark = "  " * (len(self.lists) - 1) + ("* " if count is None else f"{count}. ")
         elif tag == "pre":
             self.num_pre += 1
         elif tag in ("td", "th"):
@@ -118,7 +125,7 @@ class _Writer:
             self._write_verbatim(text)
             return
         words = _BLANKS.sub(" ", text)
-        if words == " ":
+        if not words.strip(" \xa0"):
             self.has_blank = True
             return
         stripped = words.strip(" ")

@@ -8,6 +8,8 @@ from typing import Any
 
 import zstandard
 
+from camelid.errors import UserError
+
 _BUFFERED_BYTES = 32 << 20
 
 
@@ -60,7 +62,11 @@ class Spill:
             if lines:
                 block = compressor.compress(b"\n".join(lines))
                 self._blocks[partition].append((self._file.tell(), len(block)))
-                self._file.write(block)
+                try:
+                    self._file.write(block)
+                except OSError as error:
+                    told = f"temporary files do not fit into {tempfile.gettempdir()} ({error.strerror})"
+                    raise UserError(f"{told}; make room there, or set TMPDIR to a folder with room") from error
                 lines.clear()
         self._num_pending = 0
 

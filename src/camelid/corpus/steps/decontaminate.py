@@ -56,6 +56,9 @@ class Passages:
         self._grams: dict[bytes, int] = {}
         self._anchors: set[str] = set()
 
+    def __len__(self) -> int:
+        return len(self._grams)
+
     def add(self, name: str, text: str) -> None:
         """Takes the n-grams of one text; one that is shorter than an n-gram has none."""
         plain, starts = _join_words(text)
@@ -98,10 +101,11 @@ def load_passages(paths: tuple[Path, ...], ngram_words: int) -> Passages:
     """The passages of evaluation files, loaded once in a process.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or none of a path has a passage.
     """
     passages = Passages(ngram_words)
     for path in paths:
+        num_before = len(passages)
         if not path.exists():
             raise UserError(f"{path} does not exist; mend corpus.decontamination.files")
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
@@ -112,6 +116,9 @@ def load_passages(paths: tuple[Path, ...], ngram_words: int) -> Passages:
                     passages.add(name, text)
             except (*_READ_ERRORS, UnicodeDecodeError, csv.Error) as error:
                 raise UserError(f"{file} cannot be read as an evaluation set ({error}); mend or remove it") from error
+        if len(passages) == num_before:
+            told = f"{path} holds no text of {ngram_words} words that the files before it do not hold"
+            raise UserError(f"{told}; put evaluation sets there or mend corpus.decontamination.files")
     return passages
 
 
