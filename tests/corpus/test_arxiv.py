@@ -166,6 +166,9 @@ def test_real_papers_read_by_eye(
         (r"\newcommand{\half}{\frac12}\newcommand{\two}[2]{#1/#2}\newcommand{\start}{\two a}", r"\start b", r"a/b"),
         (r"\NewDocumentCommand{\n}{m o O{d}}{#1#2#3}", r"\n{a} \n{a}[b] \n{a}[b][c]", r"ad abd abc"),
         (r"\newcommand{\ie}{i.e.\xspace}\long\def\l#1{#1}\global\let\h\hbar", r"\ie{} \l{x} \h", r"i.e.{} x \hbar"),
+        # A blank after a call goes in what a macro stands for, but where an xspace puts it back.
+        (r"\newcommand{\w}{word}\newcommand{\ws}{\w s}\newcommand{\v}{\w\ s}", r"\ws, \w s \v", r"words, word s word\ s"),
+        (r"\newcommand{\w}{word\xspace}\newcommand{\v}{\w}\newcommand{\vs}{\v s \w s}", r"\vs", r"word s word s"),
         (r"\newcommand{\c}[1]{% a comment" + "\n" + r"  #1% another {" + "\n}", r"\c{x}", "x"),
         (r"\newif\ifdraft\draftfalse ", r"a\ifdraft b\ifx c\fi d\else e\fi f", "a e f"),
         (r"\newif\iflong\longtrue", r"\iflong b\else e\fi f\if0 no\fi\iffalse{\fi g\iffalse x\else y\fi", "b f g y"),
@@ -210,6 +213,12 @@ def test_files_are_put_where_they_are_input() -> None:
         "mine.sty": "\\newcommand{\\v}[1]{\\mathbf{#1}}\\def\\cite#1{\\@cite{#1}}",
     }
     assert Document(style).expand("main.tex").endswith("\\mathbf{x}\\cite{y}")
+    conference = {
+        "main.tex": "\\usepackage{cvpr}A \\etal~B, C \\etal. D",
+        "cvpr.sty": "\\makeatletter\\DeclareRobustCommand\\onedot{\\futurelet\\@let@token\\@onedot}\n"
+        "\\def\\@onedot{\\ifx\\@let@token.\\else.\\null\\fi\\xspace}\n\\def\\etal{\\emph{et al}\\onedot}\n",
+    }
+    assert Document(conference).expand("main.tex").endswith("A \\emph{et al}.~B, C \\emph{et al}. D")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,10 @@ _MAX_WORK = 20_000_000
 _CHARACTERS_PER_WORK = 500
 
 
+# How the style files of several conferences end `et al`: with a dot, unless one follows.
+_ONE_DOT = Macro(".")
+
+
 @dataclass(slots=True)
 class _Level:
     """Text that is being read: a file, or what a macro stands for."""
@@ -201,7 +205,8 @@ class Document:
     def _call(self, name: str, macro: Macro) -> None:
         """Puts what a macro stands for in front of the rest; without its arguments the call is copied.
 
-        TeX drops the blanks after a call. They stay here: formulas do not mind, and words stay apart.
+        TeX drops the blanks after a call. In the author's text they stay here: formulas do not mind, and words stay
+        apart. In what a macro stands for they go, as whoever wrote it saw in print.
         """
         if macro.is_alias:
             self._copy(macro.body if macro.body != "\\relax" else "")
@@ -215,14 +220,29 @@ class Document:
             self._last_is_word = name.isalpha()
             return
         level.position = cursor.position
+        if not level.file and not macro.parameters and name.isalpha() and not self._keeps_blanks(macro):
+            level.position += len(level.text) - level.position - len(level.text[level.position :].lstrip(" \t"))
         self._num_expansions += 1
         if self._num_expansions > _MAX_EXPANSIONS or len(self._levels) > _MAX_DEPTH:
             raise EndlessMacroError(f"\\{name} does not come to an end")
         text = fill_in(macro, arguments).replace("\\xspace", "")
+        if macro is _ONE_DOT and self._next_character() == ".":
+            text = ""
         self._num_characters += len(text)
         if self._num_characters > _MAX_CHARACTERS:
             raise EndlessMacroError(f"more than {_MAX_CHARACTERS:,} characters")
         self._levels.append(_Level(text))
+
+    def _keeps_blanks(self, macro: Macro, depth: int = 5) -> bool:
+        """Whether a macro, or one that it calls, has an `xspace`, which puts a blank back."""
+        if "\\xspace" in macro.body:
+            return True
+        called = (self.macros.get(name) for name in re.findall(r"\\([A-Za-z]+)", macro.body)) if depth else ()
+        return any(inner is not None and self._keeps_blanks(inner, depth - 1) for inner in called)
+
+    def _next_character(self) -> str:
+        rests = (level.text[level.position : level.position + 1] for level in reversed(self._levels))
+        return next(filter(None, rests), "")
 
     def _cursor(self) -> tuple[_Level, Cursor]:
         level = self._levels[-1]
@@ -327,6 +347,8 @@ class Document:
                     inner._step()
             except EndlessMacroError:
                 continue
+            if "futurelet" in inner.macros.get("onedot", _ONE_DOT).body:
+                inner.macros["onedot"] = _ONE_DOT
             for defined, macro in inner.macros.items():
                 if "@" not in defined + macro.body and not re.search(r"\\(?:if|csname|expandafter|the\b)", macro.body):
                     self.macros.setdefault(defined, macro)
