@@ -32,7 +32,9 @@ _BIBLIOGRAPHY = re.compile(r"thebibliography|\\bibliography|\\printbibliography|
 def real_papers(shared_data: Path) -> dict[str, RawRecord]:
     """The papers of the sample by archive and main file."""
     records, others = read_source(shared_data / "arxiv", kind="arxiv", appendices=True)
-    assert not others
+    assert [(other.path, other.reason) for other in others] == [
+        ("mrl-0005-ringct.tar.gz!main.tex", "version of another file")
+    ]
     return {record.path: record for record in records}
 
 
@@ -167,7 +169,7 @@ def test_real_papers_read_by_eye(
         (r"\NewDocumentCommand{\n}{m o O{d}}{#1#2#3}", r"\n{a} \n{a}[b] \n{a}[b][c]", r"ad abd abc"),
         (r"\newcommand{\ie}{i.e.\xspace}\long\def\l#1{#1}\global\let\h\hbar", r"\ie{} \l{x} \h", r"i.e.{} x \hbar"),
         # A blank after a call goes in what a macro stands for, but where an xspace puts it back.
-        (r"\newcommand{\w}{word}\newcommand{\ws}{\w s}\newcommand{\v}{\w\ s}", r"\ws, \w s \v", r"words, word s word\ s"),
+        (r"\newcommand{\w}{word}\newcommand{\ws}{\w s}\newcommand{\v}{\w\ s}", r"\ws \w s \v", r"words word s word\ s"),
         (r"\newcommand{\w}{word\xspace}\newcommand{\v}{\w}\newcommand{\vs}{\v s \w s}", r"\vs", r"word s word s"),
         (r"\newcommand{\c}[1]{% a comment" + "\n" + r"  #1% another {" + "\n}", r"\c{x}", "x"),
         (r"\newif\ifdraft\draftfalse ", r"a\ifdraft b\ifx c\fi d\else e\fi f", "a e f"),
@@ -301,6 +303,10 @@ _FRONT = (
             "\\section{A}\\begin{verbatim}\\section{x}\\bibliography{y}\\end{verbatim}a",
         ),
         ("\\section{A}see \\nocite{*}\\cite{x}", "\\section{A}see \\cite{x}"),
+        (
+            "\\section{A}\\begin{back}a\n\\begin{small}\\bibliography{x}\\end{small}\\end{back}\n\\section{B}b",
+            "\\section{A}\\begin{back}a\n\n\\end{back}\n\\section{B}b",
+        ),
     ],
 )  # fmt: skip
 def test_the_body_is_from_the_first_section_to_the_bibliography(text: str, body: str) -> None:
@@ -314,6 +320,21 @@ def test_appendices_and_papers_without_sections_by_setting() -> None:
     assert find_title(_FRONT) == "A B"
     assert find_title("no title") is None
     assert find_title("\\title{open") is None
+
+
+def test_a_version_of_another_file_is_refused(tmp_path: Path) -> None:
+    begin = "\\documentclass{article}\\begin{document}\\section{A}\n"
+    lines = [f"A sentence of some length with the number {number}.\n" for number in range(20)]
+    other = begin + "".join(line.replace("sentence", "supplement") for line in lines)
+    texts = {"a.tex": begin + "".join(lines[:15]), "b.tex": begin + "".join(lines), "c.tex": other}
+    (tmp_path / "2201.00001.tar.gz").write_bytes(
+        gzip.compress(_tar(**{name: text.encode() for name, text in texts.items()}))
+    )
+    records, (refused,) = read_source(tmp_path, kind="arxiv")
+    assert [record.path.rpartition("!")[2] for record in records] == ["b.tex", "c.tex"]
+    assert (refused.path.rpartition("!")[2], refused.reason) == ("a.tex", "version of another file")
+    assert refused.detail == "b.tex"
+    assert sum(record.num_raw_bytes or 0 for record in records) > 0
 
 
 def test_main_files_are_those_that_no_other_inputs() -> None:

@@ -3,7 +3,7 @@
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from camelid.corpus.source_settings import ArxivSource
@@ -30,6 +30,8 @@ _ENCODINGS = {
     "latin1": "cp1252", "ansinew": "cp1252", "cp1252": "cp1252", "latin2": "iso-8859-2", "latin5": "iso-8859-9",
     "latin9": "iso-8859-15", "cp1250": "cp1250", "cp1251": "cp1251", "koi8-r": "koi8-r", "applemac": "mac-roman",
 }  # fmt: skip
+_MIN_LINE_CHARACTERS = 30
+_MAX_SHARED_LINES = 0.8
 _NEW_ID = re.compile(r"\d{4}\.\d{4,5}(?:v\d+)?\Z")
 _OLD_ID = re.compile(r"([a-z-]+(?:\.[A-Z]{2})?)_?(\d{7}(?:v\d+)?)\Z")
 
@@ -154,7 +156,7 @@ def _make_records(
         yield Refused(name, 0, STEP, "no LaTeX", f"{len(files)} files")
         return
     reasons = []
-    num_kept = 0
+    papers: list[tuple[int, str, str | None, str]] = []
     for number, main in enumerate(mains):
         document = Document(files)
         try:
@@ -166,17 +168,31 @@ def _make_records(
         if not body.strip():
             reasons.append(("no section" if not source.without_sections else "no text", main))
             continue
-        num_kept += 1
-        yield RawRecord(
-            f"{name}!{main}" if len(files) > 1 else name,
-            number,
-            body,
-            url=_url(name),
-            title=find_title(text),
-            num_raw_bytes=num_bytes if num_kept == 1 else 0,
-        )
-    if not num_kept:
+        papers.append((number, main, find_title(text), body))
+    if not papers:
         yield Refused(name, 0, STEP, *reasons[0])
+    versions = _find_versions([body for *_, body in papers])
+    is_counted = False
+    for place, (number, main, title, body) in enumerate(papers):
+        path = f"{name}!{main}" if len(files) > 1 else name
+        if place in versions:
+            yield Refused(path, number, STEP, "version of another file", papers[versions[place]][1])
+            continue
+        yield RawRecord(path, number, body, url=_url(name), title=title, num_raw_bytes=0 if is_counted else num_bytes)
+        is_counted = True
+
+
+def _find_versions(bodies: Sequence[str]) -> dict[int, int]:
+    """The texts of an archive that are for the most part another one's, with that one: the longer or the first."""
+    lines = [{line for line in body.split("\n") if len(line) >= _MIN_LINE_CHARACTERS} for body in bodies]
+    found: dict[int, int] = {}
+    order = sorted(range(len(bodies)), key=lambda place: -len(lines[place]))
+    for rank, place in enumerate(order):
+        for longer in order[:rank]:
+            if longer not in found and len(lines[place] & lines[longer]) > _MAX_SHARED_LINES * len(lines[place]):
+                found[place] = longer
+                break
+    return found
 
 
 def find_mains(files: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import bisect
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from camelid.corpus.sources.latex import VERBATIM_NAMES
@@ -30,6 +31,7 @@ _TITLE = re.compile(r"\\title(?:\s*\[[^\]]*\])?\s*\{")
 _TITLE_NOISE = re.compile(
     r"\\(?:thanks|footnote|vspace|hspace|footnotemark|thanksref)\*?\s*(?:\{[^{}]*\}|\[[^\]]*\])|\\\\|~"
 )
+_EDGE = re.compile(r"\\(begin|end)\{([^{}\n]*)\}")
 _GAPS = re.compile(r"\n[ \t]*\n(?:[ \t]*\n)+")
 
 
@@ -79,24 +81,38 @@ def _drop_bibliography(body: str) -> str:
         key=lambda match: match.start(),
     )
     sections = sorted(match.start() for pattern in (_SECTION, _APPENDIX) for match in outside.find(pattern))
-    pieces = []
+    pieces: list[str] = []
+    begun = Counter[str]()
     position = 0
     for match in beginnings:
         if match.start() < position:
             continue
         pieces.append(_strip_lead_in(body[position : match.start()]))
-        position = match.end()
+        start = position = match.end()
         if match.re is _BIBLIOGRAPHY:
             end = body.find(f"\\end{{{match[1]}}}", position)
             position = end if end >= 0 else len(body)
         following = bisect.bisect_left(sections, position)
         position = sections[following] if following < len(sections) else len(body)
+        # Environments that begin in what is kept and end in what is cut are ended.
+        begun.update(_count_open(pieces[-1]))
+        ended = [name for name, number in _count_open(body[start:position]).items() if number < 0 < begun[name]]
+        begun.subtract(ended)
+        pieces += (f"\\end{{{name}}}\n" for name in ended)
     kept = "".join([*pieces, body[position:]])
     pieces, position = [], 0
     for match in _Outside(kept).find(_BIBLIOGRAPHY_COMMAND):
         pieces.append(kept[position : match.start()])
         position = match.end()
     return "".join(pieces) + kept[position:]
+
+
+def _count_open(text: str) -> Counter[str]:
+    """How many times more each environment begins in a text than it ends."""
+    count = Counter[str]()
+    for edge, name in _EDGE.findall(text):
+        count[name] += 1 if edge == "begin" else -1
+    return count
 
 
 def _strip_lead_in(text: str) -> str:
