@@ -105,6 +105,16 @@ def test_unknown_key_is_told_first_and_its_consequence_not_at_all() -> None:
     assert str(caught.value) == "f: unknown key 'frist'; did you mean 'first'?; also wrong: second"
 
 
+def test_a_list_is_not_too_short_because_of_what_is_wrong_in_it() -> None:
+    class Full(Settings):
+        items: tuple[Train, ...] = Field(min_length=1)
+
+    with pytest.raises(UserError, match=r"^f: unknown key 'items.0.stepps'; did you mean 'steps'\?$"):
+        validate(Full, {"items": [{"stepps": 1}]}, "f")
+    with pytest.raises(UserError, match=r"^f: items must be a list of at least 1"):
+        validate(Full, {"items": []}, "f")
+
+
 def test_several_errors_name_every_place() -> None:
     with pytest.raises(UserError, match=r"^f: train.steps must be .*; also wrong: train.device$"):
         validate(Recipe, {"train": {"steps": 0, "device": "x"}}, "f")

@@ -194,7 +194,7 @@ def parse_value(text: str) -> Any:
 def _explain(model: type[Settings], error: ValidationError) -> str:
     """One sentence: what is wrong first of all, and where else something is."""
     # An unknown key usually explains the other errors, so it is told first.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problems = sorted(_causes(error.errors()), key=lambda problem: problem["type"] != "extra_forbidden")
     paths = [_locate(model, problem["loc"])[0] for problem in problems]
     first = problems[0]
     suggestion = ""
@@ -206,6 +206,16 @@ def _explain(model: type[Settings], error: ValidationError) -> str:
         message = _say_problem(paths[0], here)
     others = [path for path in dict.fromkeys(paths[1:]) if path not in {"", paths[0], suggestion}]
     return f"{message}; also wrong: {', '.join(others)}" if others else message
+
+
+def _causes(problems: Sequence[Any]) -> list[Any]:
+    """The problems without those of lists that are only too short because something in them is wrong."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem, place in zip(problems, places, strict=True)
+        if problem["type"] != "too_short" or not any(other[: len(place)] == place != other for other in places)
+    ]
 
 
 def _say_problem(path: str, problems: Sequence[Any]) -> str:
