@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import resource
 import threading
 import time
 from collections import Counter
@@ -28,8 +29,10 @@ class _Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
+        self.versions: dict[str, dict[str, str]] = {}
         self.failures: dict[str, list[str]] = {}
         self.requests: list[tuple[float, str, str | None]] = []
+        self.answers: list[int] = []
 
     @property
     def url(self) -> str:
@@ -54,13 +57,19 @@ class _Handler(BaseHTTPRequestHandler):
         if failure == "drop":
             return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and failure != "whole" else 0
+        version = self.server.versions.get(path, {})
+        if failure != "ignore If-Range" and self.headers.get("If-Range", "") not in {"", *version.values()}:
+            start = 0
         if start and start >= len(data):
             self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
             self.end_headers()
             return
         body = data[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
+        for name, value in version.items():
+            self.send_header(name, value)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
@@ -69,6 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
         if failure == "flip":
             body = bytes([body[0] ^ 1]) + body[1:]
         self.wfile.write(body)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self.server.answers.append(code)
+        super().send_response(code, message)
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -129,6 +142,79 @@ def test_a_server_without_ranges_sends_it_again(server: _Server, tmp_path: Path)
     assert (tmp_path / "a.bin").read_bytes() == _DATA
 
 
+_TAG = {"ETag": '"1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+_DATE = {"ETag": 'W/"1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+_NEW_TAG = {"ETag": '"2"', "Last-Modified": "Fri, 02 Jan 2026 00:00:00 GMT"}
+_NEW_DATE = {"ETag": 'W/"1"', "Last-Modified": "Fri, 02 Jan 2026 00:00:00 GMT"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "failure", "answers"),
+    [
+        (_TAG, _TAG, "", [206]),
+        (_DATE, _DATE, "", [206]),
+        (_TAG, _NEW_TAG, "", [200]),
+        (_DATE, _NEW_DATE, "", [200]),
+        (_TAG, _NEW_TAG, "ignore If-Range", [206, 200]),
+        (_DATE, _NEW_DATE, "ignore If-Range", [206, 200]),
+        (_TAG, _NEW_TAG, "whole", [200]),
+        (_TAG, {}, "", [200]),
+        ({}, {}, "", [200]),
+    ],
+)
+def test_only_the_same_version_goes_on(
+    server: _Server,
+    tmp_path: Path,
+    before: dict[str, str],
+    after: dict[str, str],
+    failure: str,
+    answers: list[int],
+) -> None:
+    file = RemoteFile(_file(server).url, "a.bin")
+    server.versions["a.bin"] = before
+    server.failures["a.bin"] = ["cut", failure]
+    with pytest.raises(UserError, match="what is here is kept"):
+        _client(num_tries=1).download(file, tmp_path)
+    assert (tmp_path / "a.bin.partial").stat().st_size == len(_DATA) // 2
+    server.versions["a.bin"] = after
+    server.files["a.bin"] = _DATA if answers == [206] else _DATA[::-1]
+    assert _client().download(file, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == server.files["a.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    assert server.answers == [200, *answers]
+
+
+@pytest.mark.parametrize(("num_more", "num_requests"), [(0, 1), (5, 2)])
+def test_a_part_as_long_as_the_file_or_longer(
+    server: _Server, tmp_path: Path, num_more: int, num_requests: int
+) -> None:
+    file = RemoteFile(_file(server).url, "a.bin")
+    server.versions["a.bin"] = _TAG
+    (tmp_path / "a.bin.partial").write_bytes(_DATA + bytes(num_more))
+    (tmp_path / "a.bin.partial.version").write_text(_TAG["ETag"])
+    assert _client().download(file, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == _DATA
+    assert len(server.requests) == num_requests
+
+
+def test_a_full_disk_is_no_failure_of_the_server(server: _Server, tmp_path: Path) -> None:
+    file = _file(server)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"{tmp_path} could not be written \(File too large\); make room"):
+            _client().download(file, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(server.requests) == 1
+    assert (tmp_path / "a.bin.partial").read_bytes() == _DATA[:300_000]
+    assert _client().download(file, tmp_path)
+    assert [wanted for _, _, wanted in server.requests] == [None, "bytes=300000-"]
+    (tmp_path / "b.bin.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device"):
+        _client().download(_file(server, "b.bin"), tmp_path)
+
+
 def test_wrong_bytes_are_fetched_once_more_and_then_refused(server: _Server, tmp_path: Path) -> None:
     file = _file(server)
     server.failures["a.bin"] = ["flip"]
@@ -173,6 +259,24 @@ def test_lists_that_leave_the_folder_are_not_trusted(server: _Server, tmp_path: 
             list(fetch([RemoteFile(server.url, path)], tmp_path, _client()))
     with pytest.raises(UserError, match="is no web address"):
         _client().read("file:///etc/passwd")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://[::1", "http://a b", "http://host:port", "http://host:0", "http://", "http:///path", ""),
+        *("http://a..b", "http://you@host", "http://host/ä", "http://host/a\tb", "ftp://host", "host/path"),
+    ],
+)
+def test_what_is_no_address_is_refused_at_once(tmp_path: Path, address: str) -> None:
+    words = ["fetch", "c4", "--out", str(tmp_path), "--base-url", address, "--dry-run"]
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, UserError)
+    assert f"{address!r} is no web address" in str(refused)
+    pauses = _Pauses()
+    with pytest.raises(UserError, match="is no web address"):
+        _client(pauses).read(address)
+    assert not pauses
 
 
 def _list(server: _Server, source: str, version: str) -> list[RemoteFile]:
@@ -230,4 +334,7 @@ def test_the_command_fetches_and_leaves_alone_what_is_there(server: _Server, tmp
     assert not list(tmp_path.iterdir())
     assert runner.invoke(app, words).stdout.count(": fetched") == 2
     assert runner.invoke(app, words).stdout.count(": was there") == 2
+    refused = runner.invoke(app, [*words, "--first", "3"]).exception
+    assert isinstance(refused, UserError)
+    assert "only 3 files of commoncrawl-wet match" in str(refused)
     assert sorted(path.name for path in (tmp_path / "X" / "wet").iterdir()) == ["b.wet.gz", "c.wet.gz"]

@@ -19,7 +19,14 @@ from read_source import read_source
 from camelid.corpus.source_settings import CodeQuality
 from camelid.corpus.sources import github_quality
 from camelid.corpus.sources.github_header import strip_header
-from camelid.corpus.sources.github_licence import collect, header_licences, identify, is_allowed, is_licence_file
+from camelid.corpus.sources.github_licence import (
+    collect,
+    foreign_licences,
+    header_licences,
+    identify,
+    is_allowed,
+    is_licence_file,
+)
 from camelid.corpus.sources.github_quality import find_fault, is_wanted
 from camelid.corpus.sources.record import RawRecord, Refused, Unreadable
 
@@ -87,7 +94,16 @@ def test_the_licences_of_all_real_repositories_are_right(real_code: Found) -> No
     own = {
         other.path.rpartition("/")[2]: other.detail for other in others if other.reason == "other licence in its header"
     }
-    assert own["JSDOMParser.js"] == "MPL-2.0"
+    assert own == {
+        ".prettierrc.js": "MPL-2.0",
+        "JSDOMParser.js": "MPL-2.0",
+        "aa.d": "Boost License",
+        "clojure-util.java": "Eclipse Public License",
+        "copyfiles.f": "Common Development and Distribution License",
+        "ess-julia.el": "GNU General Public License",
+        "multiboot.h": "GPL-3.0-or-later",
+        "tokenizer.py": "Llama 2 Community License Agreement",
+    }
 
 
 def test_no_licensed_header_is_left_in_a_sample_of_real_files(real_code: Found) -> None:
@@ -150,6 +166,17 @@ def test_code_of_the_real_files_is_untouched(real_code: Found, shared_data: Path
         (f'"""Copyright 2020 X, licensed under the MIT licence."""\n\nimport a\n{_CODE}', f"import a\n{_CODE}"),
         (f'"""Adds numbers."""\n\nimport a\n{_CODE}', f'"""Adds numbers."""\n\nimport a\n{_CODE}'),
         (f"/* Copyright, never closed\n{_CODE}", f"/* Copyright, never closed\n{_CODE}"),
+        (
+            f"# Builds.\n#\n# This software is licensed as described in the file LICENSE, which\n# you have.\n{_CODE}",
+            f"# Builds.\n#\n{_CODE}",
+        ),
+        (f"#\n# CDDL HEADER START\n#\n# Copyright 2009 X\n#\n# CDDL HEADER END\n#\n\n{_CODE}", _CODE),
+        (f"#### BEGIN LICENSE BLOCK ####\n#\n# Copyright 2009 X\n#\n# END LICENSE BLOCK\n{_CODE}", _CODE),
+        (f"// This file is released under the LGPL.\n{_CODE}", _CODE),
+        (f"// Distributed under the Boost Software License.\n{_CODE}", _CODE),
+        (f"# Subject to the Mozilla Public License.\n{_CODE}", _CODE),
+        (f"# License: LGPL\n{_CODE}", _CODE),
+        (f"# Prints the license block.\n{_CODE}", f"# Prints the license block.\n{_CODE}"),
         ("", ""),
         ("// Copyright 2020", ""),
     ],
@@ -198,6 +225,70 @@ def test_licence_files_are_told_by_name_and_text() -> None:
     assert header_licences("# SPDX-License-Identifier: MIT AND GPL-2.0-only") == ("MIT", "GPL-2.0-ONLY")
     assert header_licences(_GPL_HEADER) == ("GPL-3.0-or-later",)
     assert header_licences("# just words") == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("; under the terms of the GNU General\n; Public License as published", ["GNU General Public License"]),
+        ("/* GNU LESSER GENERAL PUBLIC LICENSE */", ["GNU LESSER GENERAL PUBLIC LICENSE"]),
+        ("// Released under GPLv3.", ["GPL"]),
+        ("# Under the lgpl or the EPL", ["lgpl"]),
+        (
+            "# terms of the Common Development and Distribution License (CDDL)",
+            ["Common Development and Distribution License"],
+        ),
+        ("# Author: A Person.\n# Mozilla Public License Version 1.1", ["Mozilla Public License"]),
+        ("# subject to the boost Software License, Version 1.0", ["boost Software License"]),
+        (
+            "# Creative Commons Attribution 4.0 International License",
+            ["Creative Commons Attribution 4.0 International License"],
+        ),
+        ("# the Llama 2 Community License Agreement.", ["Llama 2 Community License Agreement"]),
+        ("# under the NumPy License and the GPL", ["NumPy License", "GPL"]),
+        ("# the MIT License and the GPL", ["GPL"]),
+        ("# the MIT License or the GPL", []),
+        ("# Dual licensed under the MIT and GPL licenses", []),
+        ("# MIT/GPL2 licensed", []),
+        ("# The Expat License, X11 License, Modified BSD License, Apache Software License", []),
+        ("# Copyright The Python Software Foundation\n# Apache License, Version 2.0", []),
+        ("# Copyright 2013 A. Person. BSD 3-Clause license", []),
+        ("# Copyright 2020 Ann Person\n# License: see LICENSE. This License is in License.txt.", []),
+        ("# Copyright 2020 Ann Person\n# License MIT", []),
+        ("# Copyright 2020 Ann Person\n\n# License of the Software", []),
+        ("# BEGIN LICENSE BLOCK, see the License and the Software License Agreement", []),
+        ("# a library for licences", []),
+    ],
+)
+def test_licences_that_a_header_calls_by_name(header: str, names: list[str]) -> None:
+    assert header_licences(header) == ()
+    assert foreign_licences(header, ("MIT", "BSD", "Apache")) == names
+
+
+def test_a_licence_called_by_name_may_be_allowed() -> None:
+    gpl, isc = "# under the GNU General Public License.", "# under the ISC License"
+    assert foreign_licences(gpl, ("GPL-2.0",)) == foreign_licences(gpl, ("gpl",)) == []
+    assert foreign_licences(gpl, ("LGPL",)) == ["GNU General Public License"]
+    assert foreign_licences(isc, ("ISC",)) == []
+    assert foreign_licences(isc, ("MIT",)) == ["ISC License"]
+    assert foreign_licences("# distributed under the MIT license", ("Apache",)) == ["MIT"]
+    assert foreign_licences("# under the Llama 2 Community License", ("Llama",)) == []
+
+
+def test_hostile_notices_end_soon() -> None:
+    for text in (
+        "Aa ",
+        "MIT ",
+        "GPL or ",
+        "GPL ",
+        "A-",
+        "A 1.1",
+        "A  \n",
+        "A" + " " * 999,
+        "Public License ",
+        "License:",
+    ):
+        assert isinstance(foreign_licences((text * 20_000)[:20_000], ("MIT",)), list)
 
 
 def test_the_nearest_licence_counts_and_the_header_s_own(tmp_path: Path) -> None:
@@ -260,6 +351,26 @@ def test_exports_of_bigquery(tmp_path: Path) -> None:
             assert [(r.url, r.licence, r.text) for r in records] == expected
             assert told == [*reasons, "not JSON"]
             assert [record.offset for record in records] == [0, 3]
+
+
+def test_a_row_that_is_not_utf8_costs_itself_alone(tmp_path: Path) -> None:
+    texts = [f"{_CODE}# {number}\n".encode() for number in range(100)]
+    texts[70] = b"caf\xe9"
+    names = [b"a.py"] * 100
+    names[3] = b"\xff.py"
+    columns = {"content": texts, "path": names, "license": [b"mit"] * 100}
+    arrays = {
+        name: pa.Array.from_buffers(pa.string(), 100, pa.array(column, pa.binary()).buffers())
+        for name, column in columns.items()
+    }
+    pq.write_table(pa.table(arrays), tmp_path / "a.parquet")
+    records, others = read_source(tmp_path, kind="github")
+    assert [record.offset for record in records] == [number for number in range(100) if number not in (3, 70)]
+    assert all(record.text.encode() == texts[record.offset] for record in records)
+    assert [(o.offset, o.reason, o.detail) for o in others] == [
+        (3, "not UTF-8", "row 3, byte 0 of a field"),
+        (70, "not UTF-8", "row 70, byte 3 of a field"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -330,3 +441,17 @@ def test_damaged_and_hostile_archives(tmp_path: Path) -> None:
         ("c.tar.gz", "damaged"),
         ("d.tar", "damaged"),
     ]
+
+
+def test_what_stands_before_the_damage_of_an_archive_is_kept(shared_data: Path, tmp_path: Path) -> None:
+    whole = shared_data / "github" / "pallets__click.tar.gz"
+    data = whole.read_bytes()
+    (tmp_path / whole.name).write_bytes(data[: len(data) // 2])
+    records, others = read_source(tmp_path, kind="github")
+    all_records, all_others = read_source(shared_data, kind="github", path=f"github/{whole.name}")
+    assert len(records) > 50
+    assert records == all_records[: len(records)]
+    assert others[:-1] == all_others[: len(others) - 1]
+    damage = others[-1]
+    assert (damage.path, damage.offset, damage.reason) == (whole.name, len(records) + len(others) - 1, "damaged")
+    assert damage.detail.endswith(f" after {damage.offset} files, {len(records)} of which were kept")

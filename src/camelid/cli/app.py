@@ -1,5 +1,6 @@
 """The commands, put together, and the one place where errors become sentences and exit codes."""
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -22,6 +23,8 @@ from camelid.cli import (
     train,
 )
 from camelid.errors import StoppedError, UserError
+
+_INTERRUPTED = 128 + signal.SIGINT
 
 app = typer.Typer(
     name="camelid",
@@ -65,20 +68,23 @@ app.command("doctor")(doctor.doctor)
 def main() -> NoReturn:
     """Runs the command line: 0 done, 2 something the person can mend, 128 + n stopped by signal n."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
     except StoppedError as error:
         _fail(str(error), 128 + error.signal_number)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("stopped", 130)
+        code = _INTERRUPTED
     except TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see camelid --help", 2)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
-    sys.exit(0)
+    # Typer may raise an interrupt, or return the exit code that it makes of one.
+    if code == _INTERRUPTED:
+        _fail("stopped", code)
+    sys.exit(code or 0)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -125,20 +125,25 @@ def fetch(
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Get files of a public source; what is there is left alone, and what was begun goes on."""
-    from itertools import islice
-
-    from camelid.corpus.fetch import Client
+    from camelid.corpus.fetch import Client, check_address
     from camelid.corpus.fetch import fetch as fetch_files
     from camelid.corpus.fetch_settings import FetchSettings
     from camelid.corpus.manifests import find_publisher
     from camelid.settings import apply_overrides, validate
 
     publisher = find_publisher(source)
+    if base_url is not None:
+        check_address(base_url)
     client = Client(validate(FetchSettings, apply_overrides({}, set_), "--set"))
     if publisher.note and base_url is None:
         typer.echo(publisher.note, err=True)
-    listed = publisher.list_files(client, base_url or publisher.base_url, version or publisher.version)
-    files = list(islice(listed, first, None if limit is None else first + limit))
+    listed = list(publisher.list_files(client, base_url or publisher.base_url, version or publisher.version))
+    if first >= len(listed):
+        raise UserError(
+            f"only {len(listed):,} files of {source} match, so --first {first:,} leaves none; name a smaller number, "
+            "or another --version"
+        )
+    files = listed[first : None if limit is None else first + limit]
     for file, is_new in fetch_files(files, out, client, is_listed_only=dry_run):
         typer.echo(file.url if dry_run else f"{out / file.path}: {'fetched' if is_new else 'was there'}")
 

@@ -1,11 +1,15 @@
 """Runs tasks on several processes, here or on a Ray cluster, and hands their results on in the order of the tasks."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -28,6 +32,7 @@ class Engine:
         """
         self.num_workers = num_workers or os.cpu_count() or 1
         self._pool: ProcessPoolExecutor | None = None
+        self._lifeline: Connection | None = None
 
     def __enter__(self) -> "Engine":
         return self
@@ -35,8 +40,12 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        if self._pool is None or self._lifeline is None:
+            return
+        if error is not None and not isinstance(error, Exception):
+            self._lifeline.close()
+        self._pool.shutdown(cancel_futures=True)
+        self._lifeline.close()
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """Yields function(task) for each task, in order; few results wait at a time, however many tasks there are.
@@ -68,8 +77,15 @@ class Engine:
         if self._pool is None:
             # Spawned, not forked: a fork copies locks that threads of this process may hold.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.num_workers, mp_context=context)
+            reader, self._lifeline = context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(
+                self.num_workers, mp_context=context, initializer=_end_with, initargs=(reader,)
+            )
         pool = self._pool
+
+        def submit(task: Task) -> Any:
+            with _hold_interrupts():
+                return pool.submit(function, task)
 
         def guard(call: Callable[..., Any], *arguments: Any) -> Any:
             try:
@@ -80,7 +96,27 @@ class Engine:
                     "smaller corpus.num_workers (what is finished is kept)"
                 ) from error
 
-        return lambda task: guard(pool.submit, function, task), lambda future: guard(future.result)
+        return lambda task: guard(submit, task), lambda future: guard(future.result)
+
+
+def _end_with(lifeline: Connection) -> None:
+    """Ends this process as soon as the other end of the lifeline is closed, as it is when its holder has died."""
+
+    def watch() -> None:
+        wait([lifeline])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _hold_interrupts() -> Iterator[None]:
+    """SIGINT waits for the end of the block, and does not reach the processes that are started in it at all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def open_engine(kind: str, num_workers: int, memory_bytes: int | None = None) -> Engine:

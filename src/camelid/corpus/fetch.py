@@ -4,8 +4,10 @@ import email.utils
 import gzip
 import hashlib
 import http.client
+import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ _CHUNK_BYTES = 1 << 18
 _MAX_LIST_BYTES = 256 << 20
 _AGENT = f"camelid/{__version__} (corpus fetch)"
 _MAX_WAIT_SECONDS = 300.0
+_PRINTED = re.compile("[!-~]+")
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -65,10 +68,12 @@ class Client:
     def download(self, file: RemoteFile, folder: Path, advance: Advance = lambda _: None) -> bool:
         """Gets one file unless it is there; says whether it had to.
 
-        What was got before stays in `<name>.partial`, and the rest is asked for.
+        What was got before stays in `<name>.partial`, what the server calls its version in `<name>.partial.version`;
+        the rest of the same version is asked for.
 
         Raises:
-            UserError: the file is not there, its checksum differs twice, or the server keeps failing.
+            UserError: the file is not there, its checksum differs twice, the server keeps failing, or the folder
+                cannot be written.
         """
         target = folder / file.path
         if target.exists():
@@ -78,6 +83,7 @@ class Client:
         for is_last in (False, True):
             self._insist(file.url, lambda: self._append(file, partial, advance))
             problem = _find_fault(file, partial)
+            _version_path(partial).unlink(missing_ok=True)
             if not problem:
                 partial.rename(target)
                 return True
@@ -87,24 +93,54 @@ class Client:
         raise AssertionError
 
     def _append(self, file: RemoteFile, partial: Path, advance: Advance) -> None:
-        start = partial.stat().st_size if partial.exists() else 0
-        if file.num_bytes is not None and start == file.num_bytes:
+        start, version = _find_begun(file, partial)
+        if start and start == file.num_bytes:
             return
-        with self._open(file.url, start) as response:
-            # A server that knows no ranges sends all of it again.
+        response = self._open_rest(file.url, start, version) if start else self._open(file.url)
+        if response is None:
+            return
+        with response:
+            # A server that knows no ranges, or has another version by now, sends all of it.
             is_rest = response.status == http.HTTPStatus.PARTIAL_CONTENT
             if is_rest and not response.headers.get("Content-Range", f"bytes {start}-").startswith(f"bytes {start}-"):
                 raise http.client.HTTPException("the server sent another range than was asked for")
-            with partial.open("ab" if is_rest else "wb") as out:
-                while chunk := response.read(_CHUNK_BYTES):
-                    out.write(chunk)
-                    advance(len(chunk))
-                    self._throttle(len(chunk))
+            try:
+                with partial.open("ab" if is_rest else "wb") as out:
+                    if not is_rest:
+                        _version_path(partial).write_text(_name_version(response.headers), encoding="latin-1")
+                    while chunk := _read_chunk(response):
+                        out.write(chunk)
+                        advance(len(chunk))
+                        self._throttle(len(chunk))
+            except OSError as error:
+                raise UserError(
+                    f"{partial.parent} could not be written ({error.strerror or error}); make room there and run it "
+                    "again, what is here is kept"
+                ) from error
             _check_whole(response)
 
-    def _open(self, url: str, start: int) -> Any:
-        if not url.startswith(("https://", "http://")):
-            raise UserError(f"{url} is no web address; files are fetched by http and https only")
+    def _open_rest(self, url: str, start: int, version: str) -> Any:
+        """What lacks beyond `start`, all of it where what is here is of another version, or None where nothing lacks.
+
+        Args:
+            version: of what is here, empty where it is not known and a checksum will tell.
+        """
+        try:
+            response = self._open(url, start, version)
+        except urllib.error.HTTPError as error:
+            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+            if error.headers.get("Content-Range") == f"bytes */{start}":
+                return None
+            return self._open(url)
+        found = _name_version(response.headers)
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT or not (version and found) or version == found:
+            return response
+        response.close()
+        return self._open(url)
+
+    def _open(self, url: str, start: int = 0, version: str = "") -> Any:
+        check_address(url)
         wait = self._last + self._settings.seconds_between_requests - time.monotonic()
         if wait > 0:
             self._sleep(wait)
@@ -112,14 +148,10 @@ class Client:
         headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
+        if version:
+            headers["If-Range"] = version
         request = urllib.request.Request(url, headers=headers)
-        try:
-            return urllib.request.urlopen(request, timeout=self._settings.timeout_seconds)
-        except urllib.error.HTTPError as error:
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-                # Nothing is left to send, or what is here belongs to another version: the checksum tells.
-                return _Nothing()
-            raise
+        return urllib.request.urlopen(request, timeout=self._settings.timeout_seconds)
 
     def _throttle(self, num_bytes: int) -> None:
         if self._settings.max_bytes_per_second is not None:
@@ -145,21 +177,48 @@ class Client:
         )
 
 
-class _Nothing:
-    """The answer of a server that has no bytes beyond those that are here."""
+def check_address(url: str) -> None:
+    """
+    Raises:
+        UserError: files cannot be fetched from there.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        is_address = parts.scheme in ("http", "https") and bool(host) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_address = False
+    if not is_address or "@" in parts.netloc or not _PRINTED.fullmatch(url):
+        raise UserError(
+            f"{url!r} is no web address; write it as http://host/path or https://host/path, with %20 for a blank"
+        )
 
-    status = http.HTTPStatus.PARTIAL_CONTENT
-    length = 0
-    headers: dict[str, str] = {}  # noqa: RUF012 (never written)
 
-    def __enter__(self) -> "_Nothing":
-        return self
+def _find_begun(file: RemoteFile, partial: Path) -> tuple[int, str]:
+    """How many bytes are here that can be gone on from, and of what version they are, if that is known."""
+    if not partial.exists():
+        return 0, ""
+    told = _version_path(partial)
+    version = told.read_text(encoding="latin-1") if told.exists() else ""
+    return partial.stat().st_size if version or file.checksum else 0, version
 
-    def __exit__(self, *_: object) -> None:
-        return None
 
-    def read(self, _num_bytes: int = -1) -> bytes:
-        return b""
+def _version_path(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".version")
+
+
+def _name_version(headers: Any) -> str:
+    """What tells one version of a file from another, as a server says it; weak tags do not."""
+    tag = str(headers.get("ETag", ""))
+    return tag if tag.startswith('"') else str(headers.get("Last-Modified", ""))
+
+
+def _read_chunk(response: Any) -> bytes:
+    """Reads on; what the connection does is told apart from what the disk does."""
+    try:
+        return bytes(response.read(_CHUNK_BYTES))
+    except OSError as error:
+        raise http.client.HTTPException(str(error)) from error
 
 
 def _check_whole(response: Any) -> None:

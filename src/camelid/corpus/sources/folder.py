@@ -1,11 +1,10 @@
 """Any folder of text files, JSON lines and Parquet, plain or compressed, also inside tar archives."""
 
-import contextlib
 import gzip
 import io
 import json
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from camelid.corpus.settings import FolderSource
 from camelid.corpus.sources.archive import READ_ERRORS, TAR_SUFFIXES, iterate_tar, open_zst
 from camelid.corpus.sources.listing import list_all
+from camelid.corpus.sources.parquet import decode_rows
 from camelid.corpus.sources.record import Found, RawRecord, Unreadable, decode
 
 _COMPRESSED = (".gz", ".zst")
@@ -126,36 +126,16 @@ def _read_parquet(source: FolderSource, file: Path, path: str) -> Found:
                 return
             columns = [name for name in (source.text_field, "url", "title") if name in names]
             for batch in table.iter_batches(batch_size=256, columns=columns):
-                for row in batch_to_rows(batch):
-                    text = row[source.text_field]
-                    if isinstance(text, str):
+                for row in decode_rows(batch):
+                    if isinstance(row, UnicodeDecodeError):
+                        yield Unreadable(path, offset, "not UTF-8", f"row {offset}, byte {row.start} of a field")
+                    elif isinstance(text := row[source.text_field], str):
                         yield _make_record(row, text, path, offset)
-                    elif isinstance(text, bytes):
-                        yield Unreadable(path, offset, "not UTF-8", f"row {offset}")
                     else:
                         yield Unreadable(path, offset, "no text", f"row {offset} has none")
                     offset += 1
     except (pa.ArrowException, OSError) as error:
         yield Unreadable(path, offset, "damaged", f"{error}")
-
-
-def batch_to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows of a batch; a string that is not UTF-8 comes as its bytes."""
-    try:
-        return cast(list[dict[str, Any]], batch.to_pylist())
-    except UnicodeDecodeError:
-        columns = {name: _strings(batch.column(name)) for name in batch.schema.names}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _strings(column: pa.Array) -> list[Any]:
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return cast(list[Any], column.to_pylist())
-    found: list[Any] = column.cast(pa.large_binary()).to_pylist()
-    for number, value in enumerate(found):
-        with contextlib.suppress(UnicodeDecodeError, AttributeError):
-            found[number] = value.decode()
-    return found
 
 
 def _read_archive(source: FolderSource, root: Path, path: str) -> Found:

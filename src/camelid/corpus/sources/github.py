@@ -1,9 +1,10 @@
 """Source code under a free licence: repositories as folders or archives, and BigQuery exports (paper section 2.1)."""
 
+import contextlib
 import functools
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -16,12 +17,13 @@ from camelid.corpus.sources.github_header import strip_header
 from camelid.corpus.sources.github_licence import (
     MAX_LICENCE_BYTES,
     collect,
-    header_licences,
+    foreign_licences,
     is_allowed,
     is_licence_file,
     nearest_licence,
 )
 from camelid.corpus.sources.github_quality import find_fault, is_wanted
+from camelid.corpus.sources.parquet import decode_rows
 from camelid.corpus.sources.record import Found, RawRecord, Refused, Unreadable, decode
 
 STEP = "code"
@@ -71,19 +73,25 @@ def _licences_in(root: Path, folder: str) -> tuple[str, ...] | None:
 
 
 def _read_archive(source: GithubSource, file: Path, path: str) -> Found:
-    number = 0
+    number = num_kept = 0
+    licences = collect(_iterate_licence_files(file))
     try:
-        licences = collect(
-            (member.name, member.stream.read(MAX_LICENCE_BYTES).decode("utf-8", "replace"))
-            for member in iterate_tar(file)
-            if is_licence_file(member.name)
-        )
         for member in iterate_tar(file):
+            licence = nearest_licence(member.name, licences)
+            found = _read_code(source, f"{path}!{member.name}", member.name, 0, member.stream, licence)
             number += 1
-            found = nearest_licence(member.name, licences)
-            yield _read_code(source, f"{path}!{member.name}", member.name, 0, member.stream, found)
+            num_kept += isinstance(found, RawRecord)
+            yield found
     except READ_ERRORS as error:
-        yield Unreadable(path, number, "damaged", f"{error} after {number} files, which were kept")
+        yield Unreadable(path, number, "damaged", f"{error} after {number} files, {num_kept} of which were kept")
+
+
+def _iterate_licence_files(file: Path) -> Iterator[tuple[str, str]]:
+    """Names and texts of an archive's licence files; a damaged place ends them, and reading the code names it."""
+    with contextlib.suppress(*READ_ERRORS):
+        for member in iterate_tar(file):
+            if is_licence_file(member.name):
+                yield member.name, member.stream.read(MAX_LICENCE_BYTES).decode("utf-8", "replace")
 
 
 def _read_code(
@@ -118,9 +126,7 @@ def _make_record(
     source: GithubSource, name: str, offset: int, text: str, licences: tuple[str, ...], url: str
 ) -> RawRecord | Refused:
     code = strip_header(text)
-    own = header_licences(code.boilerplate) if code.boilerplate else ()
-    wrong = [licence for licence in own if not is_allowed(licence, (*source.licences, *licences))]
-    if wrong:
+    if wrong := foreign_licences(code.boilerplate, (*source.licences, *licences)):
         return Refused(name, offset, LICENCE_STEP, "other licence in its header", ", ".join(wrong))
     if (fault := find_fault(code.text, source.quality)) is not None:
         return Refused(name, offset, STEP, *fault)
@@ -169,8 +175,11 @@ def _read_parquet(source: GithubSource, file: Path, path: str) -> Found:
                 yield Unreadable(path, 0, "no text", f"no column {source.content_field!r}")
                 return
             for batch in table.iter_batches(batch_size=64, columns=names):
-                for row in batch.to_pylist():
-                    yield _read_row(source, path, number, row)
+                for row in decode_rows(batch):
+                    if isinstance(row, UnicodeDecodeError):
+                        yield Unreadable(path, number, "not UTF-8", f"row {number}, byte {row.start} of a field")
+                    else:
+                        yield _read_row(source, path, number, row)
                     number += 1
     except (pa.ArrowException, OSError) as error:
         yield Unreadable(path, number, "damaged", str(error))

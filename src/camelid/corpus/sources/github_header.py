@@ -21,12 +21,13 @@ _LINES = re.compile(
     r"#(?!include|define|if|pragma|import|!|\[|undef|error|line|region)))",
 )
 _LEGAL = (
-    r"copyright", r"\(c\)[ \t]*(?:by |\d{4})", r"©", r"all rights reserved", r"SPDX-", r"licen[sc]ed (?:to|under)",
+    r"copyright", r"\(c\)[ \t]*(?:by |\d{4})", r"©", r"all rights reserved", r"SPDX-", r"licen[sc]ed (?:to|under|as)",
     r"@licen[sc]e", r"\blicen[sc]e\b.{0,80}(?:file|terms|version|detail|http|conditions)",
-    r"under the (?:terms|\w+ licen[sc]e)", r"general public licen[sc]e", r"apache licen[sc]e",
-    r"\b(?:mit|bsd|isc|mpl|l?a?gpl|zlib|unlicense|cc0)\b.{0,12}licen[sc]e",
-    r"\blic(?:\.|en[sc]e:?) *(?:mit|bsd|gpl|apache)", r"permission is hereby granted", r"public domain",
-    r"free software", r"redistributions? (?:and use|of source|in binary|must)",
+    r"under the (?:terms|(?:\w+ ){1,3}licen[sc]e)", r"under (?:the )?(?:gnu )?[al]?gpl", r"public licen[sc]e",
+    r"apache licen[sc]e", r"\b(?:begin|end) licen[sc]e", r"\bcddl header",
+    r"\b(?:mit|bsd|isc|mpl|[al]?gpl|epl|cddl|zlib|unlicense|cc0)\b.{0,12}licen[sc]e",
+    r"\blic(?:\.|en[sc]e:?) *(?:mit|bsd|[al]?gpl|mpl|epl|cddl|apache)", r"permission is hereby granted",
+    r"public domain", r"free software", r"redistributions? (?:and use|of source|in binary|must)",
     r"without (?:any )?(?:express|implied|warrant)", r"warrant(?:y|ies)", r"in no event", r"\bas is\b",
     r"liabilit(?:y|ies)", r"liable for", r"merchantab", r"above copyright notice", r"provided that the",
     r"endorse or promote", r"see (?:the )?(?:licen[sc]e|copying)",
