@@ -26,6 +26,9 @@ _FORMULA = frozenset({"math", "chem", "ce"})
 _TRANSPARENT = frozenset({"ruby", "section"})
 # Nine links in ten have no bracket inside; they need no stack.
 _PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|]*+)(?:\|([^\[\]{}|]*+))?+\]\]")
+# Nor do those templates, unless brackets around could come together when they go.
+_PLAIN_TEMPLATE = re.compile(r"\{\{(?<![\[{]\{\{)([^{}\[\]]*+)\}\}(?![\]}])")
+_MARKS_OF_BRACKETS = frozenset("[]{}|")
 _BRACKET = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}(?!\})")
 _OPENERS = {"}}": "{{", "]]": "[[", "|}": "{|"}
 _MAX_DEPTH = 100
@@ -53,9 +56,10 @@ _HEADING = re.compile(r"(={1,6})[ \t]*(.*?)[ \t]*\1[ \t]*\Z")
 _ITEM = re.compile(r"([*#:;]+)[ \t]*")
 _EMPTY = r"[(（](?:[\w '’.-]{0,20}+:)?(?:[\s,;:/–—-]++|\b(?:or|und|et)\b)*+[)）]"
 _HAS_EMPTY_PARENTHESES = re.compile(_EMPTY)  # found much sooner than with the blank before it
+# Where one may end, or one that has a blank at its end; found sooner again, and most lines have neither.
+_HAS_LOOSE_END = re.compile(r"\)(?<=[\s,;:/–—(（rdt-]\))")
 _EMPTY_PARENTHESES = re.compile(" ?" + _EMPTY)
 _OPENING_PARENTHESIS = re.compile(r"\([\s,;:]+")
-_HAS_CLOSING_PARENTHESIS = re.compile(r"\)(?<=[ ,]\))")
 _CLOSING_PARENTHESIS = re.compile(r"[ ,;]*[ ,]\)")
 # Each branch begins with a character, which rules most places out.
 _BLANKS = re.compile(r" (?:[,.;](?=\s|\Z)|  *(?:[,.;](?=\s|\Z))?)")
@@ -162,7 +166,7 @@ def _show_literal(name: str, content: str) -> str:
 
 
 def _resolve_brackets(text: str, title: str, hidden: Set[str]) -> str:
-    text = _show_plain_links(text, hidden)
+    text = _show_plain_templates(_show_plain_links(text, hidden), title)
     pieces: list[str] = []
     stack: list[_Open] = [("", pieces)]
     position = 0
@@ -207,6 +211,17 @@ def _show_plain_links(text: str, hidden: Set[str]) -> str:
         for target, label in zip(pieces[1::3], pieces[2::3], strict=True)
     ]
     del pieces[2::3]
+    return "".join(pieces)
+
+
+def _show_plain_templates(text: str, title: str) -> str:
+    pieces = _PLAIN_TEMPLATE.split(text)
+    shown = [show_template(content, title) for content in pieces[1::2]]
+    # What shows brackets waits for the stack, which does not look into it again.
+    pieces[1::2] = [
+        f"{{{{{content}}}}}" if text and not _MARKS_OF_BRACKETS.isdisjoint(text) else text
+        for content, text in zip(pieces[1::2], shown, strict=True)
+    ]
     return "".join(pieces)
 
 
@@ -335,10 +350,11 @@ def _breaks_around(line: str) -> tuple[str, str]:
 
 def _mend_parentheses(line: str) -> str:
     """Takes out what is left of parentheses of which templates showed nothing."""
-    if _HAS_EMPTY_PARENTHESES.search(line):
+    has_loose_end = _HAS_LOOSE_END.search(line)
+    if (has_loose_end or "）" in line) and _HAS_EMPTY_PARENTHESES.search(line):
         line = _EMPTY_PARENTHESES.sub("", line)
     line = _OPENING_PARENTHESIS.sub("(", line)
-    return _CLOSING_PARENTHESIS.sub(")", line) if _HAS_CLOSING_PARENTHESIS.search(line) else line
+    return _CLOSING_PARENTHESIS.sub(")", line) if has_loose_end and (" )" in line or ",)" in line) else line
 
 
 def _show_item(line: str, number: int) -> str:

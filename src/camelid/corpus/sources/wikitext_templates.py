@@ -42,35 +42,34 @@ def show_template(content: str, title: str) -> str:
         content: name and arguments, what is inside them shown already.
         title: of the page.
     """
-    raw_name, pipe, rest = content.partition("|")
-    name, show = _find_show(raw_name)
-    if show is not None:
-        return show(rest.split("|") if pipe else ())
-    if name in _CONSTANTS:
-        return _CONSTANTS[name]
-    if name in _TITLES:
-        return title
-    if name.partition(":")[0] in _FUNCTIONS:
-        return content.partition(":")[2].partition("|")[0].strip()
-    return ""
+    name, pipe, rest = content.partition("|")
+    shown = _find_shown(name)
+    if shown is None:
+        return ""
+    if isinstance(shown, str):
+        return title if shown is _TITLE else shown
+    return shown(rest.split("|") if pipe else ())
 
 
 @functools.lru_cache(maxsize=4096)
-def _find_show(name: str) -> tuple[str, Show | None]:
-    """The name as the tables have it, and what shows the arguments, if anything does."""
+def _find_shown(name: str) -> str | Show | None:
+    """What stands for a template whatever its arguments are, what shows them, or None where nothing is shown."""
     name = name.strip()
     if _ORDINAL.fullmatch(name):
-        shown = f"{name[1:]} av. J.-C." if name[0] == "-" else name
-        return name, lambda _: shown
-    name = name.lower().replace("_", " ")
-    if name in _CONSTANTS or name in _TITLES:
-        return name, None
-    show = _SHOWN.get(name)
-    if show is None and _LANGUAGE.match(name):
-        show = _first
-    if show is None and _SOUNDS.match(name):
-        show = _wrapped("[", "]")
-    return name, show
+        return f"{name[1:]} av. J.-C." if name[0] == "-" else name
+    key = name.lower().replace("_", " ")
+    if key in _CONSTANTS:
+        return _CONSTANTS[key]
+    if key in _TITLES:
+        return _TITLE
+    if key in _SHOWN:
+        return _SHOWN[key]
+    if _LANGUAGE.match(key):
+        return _first
+    if _SOUNDS.match(key):
+        return _wrapped("[", "]")
+    function, _, argument = name.partition(":")
+    return argument.strip() if function.lower() in _FUNCTIONS else None
 
 
 def _positional(arguments: Sequence[str]) -> list[str]:
@@ -328,6 +327,7 @@ _GERMAN = {
     "rus": "russisch", "pls": "polnisch", "css": "tschechisch", "grs": "griechisch", "nls": "niederländisch",
 }  # fmt: skip
 
+_TITLE = "title"
 _TITLES = {"pagename", "fullpagename", "basepagename", "subpagename"}
 _FUNCTIONS = {"lc", "uc", "lcfirst", "ucfirst", "formatnum"}
 
