@@ -26,7 +26,8 @@ def test_workers_and_memory_change_nothing_but_the_work(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--memory", "much"], "--memory 'much' is no size; write it as 1GiB, 500MB or a number of bytes"),
-        (["--memory", "1MiB"], r"corpus\.memory_bytes must be at least"),
+        (["--memory", "64MiB"], r"--memory 64MiB is too little to hold; give at least 256MiB"),
+        (["--set", "corpus.memory_bytes=1000"], r"corpus\.memory_bytes must be at least"),
         (["--engine", "dask"], r"corpus\.engine"),
     ],
 )

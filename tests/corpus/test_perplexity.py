@@ -129,6 +129,9 @@ def test_the_command_trains_on_a_corpus(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, [*words_of_command, "--set", "ordr=3"])
     assert isinstance(again.exception, UserError)
     assert "did you mean 'order'" in str(again.exception)
+    again = CliRunner().invoke(app, [*words_of_command, "--language", "xx"])
+    assert isinstance(again.exception, UserError)
+    assert "has no document of language 'xx', only of none" in str(again.exception)
 
 
 def test_a_missing_model_is_said(tmp_path: Path) -> None:

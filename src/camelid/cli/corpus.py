@@ -37,11 +37,12 @@ def build(
     ] = None,
 ) -> None:
     """Read, clean and deduplicate the recipe's sources."""
-    chosen = {
-        "engine": engine,
-        "num_workers": workers,
-        "memory_bytes": None if memory is None else parse_size(memory, "--memory"),
-    }
+    from camelid.corpus.settings import LEAST_MEMORY_BYTES
+
+    memory_bytes = None if memory is None else parse_size(memory, "--memory")
+    if memory_bytes is not None and memory_bytes < LEAST_MEMORY_BYTES:
+        raise UserError(f"--memory {memory} is too little to hold; give at least {LEAST_MEMORY_BYTES >> 20}MiB")
+    chosen = {"engine": engine, "num_workers": workers, "memory_bytes": memory_bytes}
     overrides = [*set_, *(f"corpus.{name}={value}" for name, value in chosen.items() if value is not None)]
     run = run_stages(recipe, out, overrides, [], "corpus", rebuild)
     typer.echo(run.path("corpus"))
@@ -78,6 +79,8 @@ def train_lm(
 
     settings = validate(LanguageModelSettings, apply_overrides({}, set_), "--set")
     digest = artifact.read_manifest(corpus, "corpus").digest
+    if language is not None:
+        _refuse_unknown(language, corpus)
     manifest = train_language_model(
         settings,
         lambda: (
@@ -90,6 +93,21 @@ def train_lm(
     )
     facts = manifest.facts
     typer.echo(f"{out}: {facts['num_pieces']:,} pieces, n-grams by order {facts['num_ngrams']}")
+
+
+def _refuse_unknown(language: str, corpus: Path) -> None:
+    """
+    Raises:
+        UserError: no document of a corpus is in a language.
+    """
+    from camelid.corpus.document import read_documents
+
+    others = set()
+    for document in read_documents(corpus, "train"):
+        if document.language == language:
+            return
+        others.add(document.language or "none")
+    raise UserError(f"{corpus} has no document of language {language!r}, only of {', '.join(sorted(others))}")
 
 
 @app.command("train-references")

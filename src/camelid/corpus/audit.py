@@ -197,7 +197,9 @@ def _source(
 
 def _drops(facts: Mapping[str, Any]) -> str:
     met = facts["records_in"] + facts["parts_added"]
-    rows = [
+    parts = facts["parts_added"]
+    rows = [("cut", "parts added to the records, each counted below", f"{parts:,}", "")] if parts else []
+    rows += [
         (step, reason, f"{count:,}", f"{count / max(met, 1):.2%}")
         for step, reasons in facts["dropped"].items()
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])

@@ -16,6 +16,9 @@ from camelid.corpus.source_settings import (
 from camelid.corpus.web_settings import C4Source, CommonCrawlSource, DecontaminationSettings
 from camelid.settings import Settings
 
+LEAST_MEMORY_BYTES = 1 << 28
+"""A bound below this would not hold: an interpreter with its libraries takes 160 MiB."""
+
 
 class FolderSource(FilesSource):
     """Any folder of text: .txt, .md, .jsonl and .parquet, also gzip or zstd compressed and inside tar archives."""
@@ -76,7 +79,7 @@ class CorpusSettings(Settings):
     """What runs the tasks: processes of this machine, or the Ray cluster that RAY_ADDRESS names."""
     num_workers: int = Field(0, ge=0)
     """Processes that read at once, 0 for one per core; the result does not depend on it."""
-    memory_bytes: int | None = Field(None, ge=1 << 26)
+    memory_bytes: int | None = Field(None, ge=LEAST_MEMORY_BYTES)
     """Bytes that all processes together may hold while hashes are compared; half a GiB for each unless given."""
 
     @model_validator(mode="after")

@@ -48,7 +48,7 @@ def list_files(source: Source, base: Path) -> list[str]:
     if not files:
         others = list_all(root)
         found = f"{len(others):,} files, but none of kind {source.kind!r}" if others else "no files"
-        raise UserError(f"source {source.name!r}: {path} holds {found}; put some there or mend corpus.sources")
+        raise UserError(f"source {source.name!r}: {path} holds {found}; put some there or name another folder")
     return files
 
 
