@@ -38,6 +38,9 @@ def test_the_page_has_books_samples_and_mixture(tmp_path: Path) -> None:
     assert re.search(r"Languages\|+en\|+12\|+fr\|+1\|", plain)
     assert re.search(r"common_crawl\|+\d+\.\d%\|+67\.0%", plain)
     assert "core hours" in plain
+    # Numbers stand right of one another, under their heading.
+    assert "<th class='n'>records</th>" in page
+    assert "<th>licences</th>" in page
     assert "Not looked for" in plain
     assert not re.search(r"<(?:script|link|img|iframe)\b|src=", page)
 

@@ -455,3 +455,15 @@ def test_what_stands_before_the_damage_of_an_archive_is_kept(shared_data: Path, 
     damage = others[-1]
     assert (damage.path, damage.offset, damage.reason) == (whole.name, len(records) + len(others) - 1, "damaged")
     assert damage.detail.endswith(f" after {damage.offset} files, {len(records)} of which were kept")
+
+
+def test_links_to_other_files_of_the_folder_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text(_CODE)
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "LICENSE").write_text(_MIT)
+    (folder / "a.py").write_text(_CODE + "#a\n")
+    (folder / "again.py").symlink_to(folder / "a.py")
+    (folder / "linked.py").symlink_to(tmp_path / "elsewhere.py")
+    records, _ = read_source(tmp_path, kind="github", path="code")
+    assert [record.path for record in records] == ["a.py", "linked.py"]

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
@@ -30,10 +31,11 @@ TABLE_1 = {
 
 _SHOWN_CHARACTERS = 600
 _MOST_BARS = 24
+_NUMBER = re.compile(r"(?:[\d.,]+(?:%| [kMGT]?B)?)?")
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1,h2,h3{line-height:1.2}h2{margin-top:2.5rem;border-bottom:1px solid #ccc}table{border-collapse:collapse;margin:1rem 0}
-td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}td.n,th.n{text-align:right}
+td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}td.n,th.n{text-align:right;white-space:nowrap}
 .bars td:nth-child(2){width:20rem}.bar{background:#7a5c99;height:.8rem}.two{display:grid;grid-template-columns:1fr 1fr;
 gap:1rem}@media(max-width:50rem){.two{grid-template-columns:1fr}}pre{white-space:pre-wrap;word-break:break-word;
 background:#f5f3f7;padding:.6rem;margin:.3rem 0 1rem;max-height:16rem;overflow:auto;font-size:13px}small{color:#666}
@@ -278,6 +280,12 @@ def _bars(rows: Sequence[tuple[str, int]]) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{lines}</table>"
+    rows = list(rows)
+    is_number = [all(_NUMBER.fullmatch(row[column]) for row in rows) for column in range(len(header))]
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        opened = (f"<{tag} class='n'>" if right else f"<{tag}>" for right in is_number)
+        return "".join(f"{start}{html.escape(cell)}</{tag}>" for start, cell in zip(opened, cells, strict=True))
+
+    lines = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{line('th', header)}</tr>{lines}</table>"

@@ -34,8 +34,13 @@ _HIDDEN_FOLDERS = {".git", ".hg", ".svn"}
 
 
 def list_files(source: GithubSource, root: Path) -> list[str]:
-    """All files below a folder, sorted; what version control keeps for itself is left out."""
-    paths = (path.relative_to(root) for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    """All files below a folder, sorted; what version control keeps for itself is left out, and links to other files."""
+    whole = root.resolve()
+    paths = (
+        path.relative_to(root)
+        for path in root.rglob("*")
+        if path.is_file() and not (path.is_symlink() and path.resolve().is_relative_to(whole))
+    )
     return sorted(path.as_posix() for path in paths if not _HIDDEN_FOLDERS.intersection(path.parts))
 
 
