@@ -12,6 +12,7 @@ import typer
 from command_line import CommandLine
 from tiny import write_tiny_recipe
 
+from camelid.artifact import partial_path
 from camelid.cli import app as commands
 
 
@@ -29,7 +30,8 @@ def test_ctrl_c_in_the_middle_of_a_build(tmp_path: Path) -> None:
         start_new_session=True,
     ) as process:
         try:
-            while process.poll() is None and not list(tmp_path.glob("run/corpus.partial/work/0*")):
+            tasks = partial_path(tmp_path / "run" / "corpus")
+            while process.poll() is None and not list(tasks.glob("*/0*")):
                 time.sleep(0.01)
             os.killpg(process.pid, signal.SIGINT)
             out, told = process.communicate(timeout=10)

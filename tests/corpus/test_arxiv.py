@@ -239,6 +239,7 @@ def test_macros_without_end_are_refused(text: str, monkeypatch: pytest.MonkeyPat
         _expand(text)
 
 
+_CALLS = " ".join(rf"\m{x}" for x in "abcdefghijklmnopqrstuvwxyz")
 _BROKEN = [
     "\\" * 999, "{" * 9999, "%" * 9999, "\\begin{verbatim}" * 99, "\\verb", "\\newcommand", "\\def\\a#1", "\\fi\\else",
     "\\iffalse", "\\let", "\\input", "\\newif", "\\newenvironment{a}", "\\def\\a{\\input{main}}\\a", "\\verb|a", "#1",
@@ -261,6 +262,7 @@ def test_broken_latex_does_not_crash(text: str) -> None:
         r"\def\a#1#2{x}\def\b{\a}" + r"\b" * 20_000,
         r"\newcommand{\a}{" * 20_000,
         r"\iffalse " * 50_000,
+        "".join(rf"\def\m{x}{{{_CALLS}}}" for x in "bcdefghijklmnopqrstuvwxyz") + r"\def\ma{ \mb c}\ma",
         r"\begin{verbatim}" * 50_000,
         r"\verb|" * 50_000,
         r"\section{a}\bibliography{x}" * 20_000,

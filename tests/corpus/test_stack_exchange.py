@@ -225,8 +225,9 @@ def test_the_largest_sites_are_told_by_questions_and_answers(tmp_path: Path) -> 
     (tmp_path / "e.7z").write_bytes(b"7z\xbc\xaf\x27\x1cbroken")
     (tmp_path / "e.com-Votes.7z").write_bytes(b"")
     source = StackExchangeSource(kind="stack_exchange", name="s", path=".", num_sites=2)
-    assert list_files(source, tmp_path) == ["b.com/Posts.xml", "d.com/Posts.xml"]
-    told = {refused.path: refused.detail for refused in list_refused(source, tmp_path)}
+    files = list_files(source, tmp_path)
+    assert files == ["b.com/Posts.xml", "d.com/Posts.xml"]
+    told = {refused.path: refused.detail for refused in list_refused(source, tmp_path, files)}
     largest = "not one of the 2 largest sites"
     assert told == {
         **dict.fromkeys(("a.com/Posts.xml", "c.com/Posts.xml", "e.7z"), largest),

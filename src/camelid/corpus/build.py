@@ -65,10 +65,11 @@ def fingerprint_sources(settings: CorpusSettings, base: Path) -> dict[str, str]:
     for source in settings.sources:
         root = source_root(source, base)
         listing = hashlib.sha256()
-        for path in list_files(source, base):
+        files = list_files(source, base)
+        for path in files:
             status = (root / path).stat()
             listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        for refused in list_refused(source, base):
+        for refused in list_refused(source, base, files):
             listing.update(f"{refused.path}\0{refused.reason}\n".encode())
         prints[f"raw:{source.name}"] = listing.hexdigest()
     for name in sorted(models_of(settings)):

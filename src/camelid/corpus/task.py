@@ -58,7 +58,7 @@ def plan_tasks(settings: CorpusSettings, base: Path, folder: Path) -> list[Task]
     for source in settings.sources:
         root = source_root(source, base)
         files = list_files(source, base)
-        refused = tuple(list_refused(source, base))
+        refused = tuple(list_refused(source, base, files))
         length = block_files(source) or len(files)
         for block, start in enumerate(range(0, len(files), length)):
             for group, num_bytes in _group_files(source, root, files[start : start + length]):

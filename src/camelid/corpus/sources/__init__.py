@@ -1,6 +1,7 @@
 """Readers of raw formats, a module for each kind of source. Each lists its files and yields the records of one file."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -52,14 +53,17 @@ def list_files(source: Source, base: Path) -> list[str]:
     return files
 
 
-def list_refused(source: Source, base: Path) -> list[Unreadable]:
-    """The files beside those of `list_files` that nothing is read from, and why; hidden files are none."""
+def list_refused(source: Source, base: Path, files: Sequence[str]) -> list[Unreadable]:
+    """The files that nothing is read from, and why; hidden files are none.
+
+    Args:
+        files: those of `list_files`.
+    """
     if isinstance(source, PythonLibrarySource) or (base / source.path).is_file():
         return []
-    root = source_root(source, base)
-    wanted = set(_reader(source).list_files(source, root))
+    wanted = set(files)
     found = []
-    for path in list_all(root):
+    for path in list_all(source_root(source, base)):
         if not is_utf8(path):
             found.append(Unreadable(show_path(path), 0, "file name is not UTF-8", "rename it"))
         elif path not in wanted:

@@ -23,6 +23,7 @@ from camelid.corpus.sources.latex_macros import (
 
 _WORDS = re.compile(r"\\(?:([A-Za-z]+)|(.))|%", re.DOTALL)
 _WORDS_WITH_AT = re.compile(r"\\(?:([A-Za-z@]+)|(.))|%", re.DOTALL)
+_BLANKS = re.compile(r"[ \t]+")
 _DEFINERS = frozenset(
     """
     def gdef edef xdef let newcommand renewcommand providecommand DeclareRobustCommand DeclareMathOperator
@@ -220,8 +221,10 @@ class Document:
             self._last_is_word = name.isalpha()
             return
         level.position = cursor.position
-        if not level.file and not macro.parameters and name.isalpha() and not self._keeps_blanks(macro):
-            level.position += len(level.text) - level.position - len(level.text[level.position :].lstrip(" \t"))
+        if not level.file and not macro.parameters and name.isalpha():
+            blanks = _BLANKS.match(level.text, level.position)
+            if blanks is not None and not self._keeps_blanks(macro):
+                level.position = blanks.end()
         self._num_expansions += 1
         if self._num_expansions > _MAX_EXPANSIONS or len(self._levels) > _MAX_DEPTH:
             raise EndlessMacroError(f"\\{name} does not come to an end")
@@ -233,12 +236,19 @@ class Document:
             raise EndlessMacroError(f"more than {_MAX_CHARACTERS:,} characters")
         self._levels.append(_Level(text))
 
-    def _keeps_blanks(self, macro: Macro, depth: int = 5) -> bool:
+    def _keeps_blanks(self, macro: Macro) -> bool:
         """Whether a macro, or one that it calls, has an `xspace`, which puts a blank back."""
-        if "\\xspace" in macro.body:
-            return True
-        called = (self.macros.get(name) for name in re.findall(r"\\([A-Za-z]+)", macro.body)) if depth else ()
-        return any(inner is not None and self._keeps_blanks(inner, depth - 1) for inner in called)
+        waiting = [macro]
+        met: set[str] = set()
+        while waiting:
+            body = waiting.pop().body
+            if "\\xspace" in body:
+                return True
+            self._budget.spend(1 + len(body) // _CHARACTERS_PER_WORK)
+            called = {match[1] for match in _WORDS.finditer(body) if match[1] in self.macros} - met
+            met |= called
+            waiting += (self.macros[name] for name in called)
+        return False
 
     def _next_character(self) -> str:
         rests = (level.text[level.position : level.position + 1] for level in reversed(self._levels))

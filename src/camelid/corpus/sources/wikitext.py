@@ -26,7 +26,7 @@ _FORMULA = frozenset({"math", "chem", "ce"})
 _TRANSPARENT = frozenset({"ruby", "section"})
 # Nine links in ten have no bracket inside; they need no stack.
 _PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|]*+)(?:\|([^\[\]{}|]*+))?+\]\]")
-# Nor do those templates, unless brackets around could come together when they go.
+# Nor do templates without brackets inside, unless those around them could come together when they go.
 _PLAIN_TEMPLATE = re.compile(r"\{\{(?<![\[{]\{\{)([^{}\[\]]*+)\}\}(?![\]}])")
 _MARKS_OF_BRACKETS = frozenset("[]{}|")
 _BRACKET = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}(?!\})")
@@ -219,8 +219,8 @@ def _show_plain_templates(text: str, title: str) -> str:
     shown = [show_template(content, title) for content in pieces[1::2]]
     # What shows brackets waits for the stack, which does not look into it again.
     pieces[1::2] = [
-        f"{{{{{content}}}}}" if text and not _MARKS_OF_BRACKETS.isdisjoint(text) else text
-        for content, text in zip(pieces[1::2], shown, strict=True)
+        words if _MARKS_OF_BRACKETS.isdisjoint(words) else f"{{{{{content}}}}}"
+        for content, words in zip(pieces[1::2], shown, strict=True)
     ]
     return "".join(pieces)
 

@@ -47,7 +47,7 @@ def show_template(content: str, title: str) -> str:
     if shown is None:
         return ""
     if isinstance(shown, str):
-        return title if shown is _TITLE else shown
+        return title if shown == _TITLE else shown
     return shown(rest.split("|") if pipe else ())
 
 
@@ -327,7 +327,7 @@ _GERMAN = {
     "rus": "russisch", "pls": "polnisch", "css": "tschechisch", "grs": "griechisch", "nls": "niederländisch",
 }  # fmt: skip
 
-_TITLE = "title"
+_TITLE = "\0title"  # stands for the page's title, and in no text
 _TITLES = {"pagename", "fullpagename", "basepagename", "subpagename"}
 _FUNCTIONS = {"lc", "uc", "lcfirst", "ucfirst", "formatnum"}
 
